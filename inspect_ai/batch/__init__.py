@@ -1,0 +1,1 @@
+"""Scanning batches: resumable, exactly once, without torch."""

@@ -1,0 +1,1 @@
+"""The bundle: the one thing that crosses from the workshop to the shop floor."""

@@ -1,0 +1,1 @@
+"""The shop floor reads images here: specs, manifests, pixels, simulated wafers."""

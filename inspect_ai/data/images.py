@@ -1,0 +1,147 @@
+"""From a file to pixels in the file's own type, checked against the image rule.
+
+Nothing is converted on the way: an 8-bit file stays uint8, a 16-bit file uint16, and what
+does not fit the rule is refused by name. Colours stay in OpenCV's order (blue, green, red).
+A file of several TIFF pages is an image of several channels.
+"""
+
+import hashlib
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tifffile import TiffFile, TiffFileError
+
+from inspect_ai.data.specs import ImageRule
+from inspect_ai.errors import BadImages
+from inspect_ai.scores import Pixels
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+OFF_WAFER, PASS, FAIL = 0, 1, 2
+
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a damaged file is our message, not a block of OpenCV's own on stderr
+
+
+def read(path: Path, rule: ImageRule) -> Pixels:
+    """One picture as (C, H, W), or a wafer map stored as a picture as (1, H, W).
+
+    Args:
+        path: PNG, JPEG, BMP or TIFF.
+        rule: what it must look like.
+
+    Raises:
+        BadImages: not readable, or type, channels, size or a value break the rule.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadImages(f"{path.name}: {error.strerror}. Restore the file or drop it.") from None
+    return checked(_decoded(data, path.name), rule, path.name)
+
+
+def checked(pixels: Pixels, rule: ImageRule, name: str) -> Pixels:
+    """(C, H, W) pixels that keep the rule, unchanged.
+
+    Raises:
+        BadImages: names the file, what it holds, what the rule needs.
+    """
+    if pixels.dtype != rule.dtype:
+        raise BadImages(
+            f"{name}: pixels are {pixels.dtype}, the spec says depth = {rule.depth} "
+            f"({np.dtype(rule.dtype)}). Correct 'depth' in the spec or the file."
+        )
+    channels, height, width = pixels.shape
+    if channels != rule.channels:
+        raise BadImages(
+            f"{name}: {channels} channel(s), the spec says {rule.channels}. "
+            "Correct 'channels' in the spec or the file."
+        )
+    if rule.height is not None and (height, width) != (rule.height, rule.width):
+        raise BadImages(
+            f"{name}: {height} x {width} pixels, the spec says {rule.height} x {rule.width}. "
+            "Drop 'height' and 'width' from the spec to allow any size."
+        )
+    _check_values(pixels, rule, name)
+    return pixels
+
+
+def content_id(pixels: Pixels) -> str:
+    """Names the content: 32 hexadecimal digits from pixels, type and shape."""
+    head = f"{pixels.dtype.str}{pixels.shape}".encode()
+    return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16, key=head).hexdigest()
+
+
+def padded(maps: list[Pixels], canvas: tuple[int, int]) -> Pixels:
+    """Wafer maps (1, h, w) of any shape as one batch (N, 1, H, W), off-wafer around them.
+
+    Args:
+        maps: bin maps in the top-left corner of their own arrays.
+        canvas: smallest (H, W) of the batch; a larger map makes it larger. A fixed canvas
+            gives a map the same score whatever else is in its batch.
+    """
+    height = max(canvas[0], *(m.shape[1] for m in maps))
+    width = max(canvas[1], *(m.shape[2] for m in maps))
+    batch = np.zeros((len(maps), 1, height, width), np.uint8)
+    for i, m in enumerate(maps):
+        batch[i, :, : m.shape[1], : m.shape[2]] = m
+    return batch
+
+
+def _decoded(data: bytes, name: str) -> Pixels:
+    """Bytes to (C, H, W) in the file's own type."""
+    buffer = np.frombuffer(data, np.uint8)
+    if not len(buffer):
+        raise BadImages(f"{name}: 0 bytes. Copy the file again or drop it.")
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return _decoded_tiff(data, buffer, name)
+    image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise BadImages(
+            f"{name}: not a whole PNG, JPEG, BMP or TIFF image ({len(data)} bytes). "
+            "Copy the file again or drop it."
+        )
+    return _channels_first([image])
+
+
+def _decoded_tiff(data: bytes, buffer: Pixels, name: str) -> Pixels:
+    """OpenCV reads some TIFF kinds at another depth; what it gives is held against the tags."""
+    try:
+        with TiffFile(BytesIO(data)) as file:
+            wanted = {(page.samplesperpixel, page.bitspersample) for page in file.pages}  # type: ignore[union-attr]
+    except (TiffFileError, ValueError, IndexError, TypeError) as error:
+        raise BadImages(f"{name}: a damaged TIFF ({error}). Copy it again or drop it.") from None
+    whole, pages = cv2.imdecodemulti(buffer, cv2.IMREAD_UNCHANGED)
+    if not whole or not pages or len(wanted) != 1:
+        raise BadImages(
+            f"{name}: a TIFF that OpenCV cannot read whole, or pages that differ "
+            f"(samples, bits: {sorted(wanted)}). Save it as pages of one size and type."
+        )
+    (samples, bits), page = wanted.pop(), np.asarray(pages[0])
+    if samples != (page.shape[2] if page.ndim == 3 else 1) or bits > 8 * page.itemsize:
+        raise BadImages(
+            f"{name}: a TIFF of {samples} samples of {bits} bits in each pixel, which OpenCV "
+            "would convert. Save each channel as a page of its own."
+        )
+    return _channels_first(list(pages))
+
+
+def _channels_first(pages: list[Pixels]) -> Pixels:
+    """Pages of (H, W) or (H, W, C) as one (C, H, W)."""
+    planes = [page[None] if page.ndim == 2 else np.moveaxis(page, 2, 0) for page in pages]
+    if len({plane.shape[1:] for plane in planes}) != 1:
+        raise BadImages("pages of different sizes. Save each image in a file of its own.")
+    return np.ascontiguousarray(np.concatenate(planes))
+
+
+def _check_values(pixels: Pixels, rule: ImageRule, name: str) -> None:
+    low, high = float(pixels.min()), float(pixels.max())  # NaN passes through min and max
+    smallest = rule.minimum if rule.depth == 32 else 0.0
+    if not (smallest <= low and high <= rule.largest):
+        wrong = low if not smallest <= low else high
+        raise BadImages(
+            f"{name}: a pixel of {wrong:g}, the spec allows {smallest:g} to {rule.largest:g}. "
+            "Correct 'depth', 'minimum' or 'maximum' in the spec, or the file."
+        )
+    if rule.kind == "wafer_map" and high == OFF_WAFER:
+        raise BadImages(f"{name}: a wafer map with no die (all 0). Drop it from the data.")

@@ -1,0 +1,237 @@
+"""The manifest: one row for each image of a data set, written once, never edited.
+
+Columns: image_id (hash of pixels, type and shape; null where unreadable), image_path, split
+(train, calibrate, test, or "duplicate"), label (as the source spells it), gt_label (0 good,
+1 defect, null unknown), mask_path, group, and the source's own columns (lot, wafer, ...).
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from inspect_ai.data import images, layouts, simulate
+from inspect_ai.data.specs import SPLITS, DataSpec, GroupRule, LabelRule, SplitRule
+from inspect_ai.errors import BadImages, LeakyData, MissingData
+
+Report = Callable[[int, int], None]  # done, total
+
+
+def silent(done: int, total: int) -> None:
+    """A report to nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A table of images, the spec it came from and the root it was read under."""
+
+    table: pd.DataFrame
+    spec: DataSpec
+    root: Path
+    notes: tuple[str, ...] = ()
+
+    def good(self, split: str) -> pd.DataFrame:
+        """Rows of defect-free images of one split: all that training and calibration see."""
+        return self.table[(self.table["split"] == split) & (self.table["gt_label"] == 0)]
+
+    def part(self, split: str) -> "Manifest":
+        """The rows of one split; "all" is every row."""
+        table = self.table if split == "all" else self.table[self.table["split"] == split]
+        return Manifest(table.reset_index(drop=True), self.spec, self.root, self.notes)
+
+
+def listing(spec: DataSpec, root: Path | None = None) -> Manifest:
+    """Every image under the root, unread: no image_id and no split. Quick; enough for a scan.
+
+    A simulated set is made first where its own root is absent.
+
+    Raises:
+        MissingData: no such root, no image, or a column the spec names is absent.
+    """
+    if spec.simulate and root is None and not spec.root.is_dir():
+        simulate.write(spec.simulate, spec.root)
+    folder = spec.located(root)
+    table, notes = layouts.rows(spec, folder)
+    table["gt_label"] = _gt_label(table["label"], spec.label)
+    table["group"] = _group(table, spec.group, notes)
+    notes += _changed_files(spec, folder, refuse=root is None)
+    return Manifest(table, spec, folder, tuple(notes))
+
+
+def make(spec: DataSpec, root: Path | None = None, report: Report = silent) -> Manifest:
+    """Every image under the root, read, named by content and dealt into splits.
+
+    Raises:
+        MissingData: no such root, no image, or a column the spec names is absent.
+        LeakyData: splits given by folder or column share a group or a content.
+    """
+    listed = listing(spec, root)
+    table = listed.table
+    table["image_id"] = list(_ids(listed, report))
+    table = assign_splits(table, spec.split)
+    return Manifest(table, spec, listed.root, listed.notes)
+
+
+def assign_splits(table: pd.DataFrame, rule: SplitRule) -> pd.DataFrame:
+    """Deals whole groups into splits; then no group and no content stands in two of them.
+
+    Groups are put in an order drawn from the seed and their names, and cut where the shares
+    of good images are reached. A group without a good image has nothing to train on and goes
+    to test. A content that comes up in several splits stays in the first of train, calibrate,
+    test; its other copies, and repeats within train, become "duplicate".
+
+    Raises:
+        LeakyData: splits given by folder or column share a group or a content.
+    """
+    table = table.copy()
+    if rule.by == "column":
+        table["split"] = _given_split(table, rule.column)
+    elif rule.by == "folder":
+        train = table["split"] == "train"
+        table.loc[train, "split"] = _dealt(table[train], rule, ("train", "calibrate"))
+    else:
+        table["split"] = _dealt(table, rule, SPLITS)
+    if rule.by == "group":
+        table["split"] = _without_copies(table)
+    check_leaks(table)
+    return table
+
+
+def check_leaks(table: pd.DataFrame) -> None:
+    """Refuses a manifest in which a group or a content stands in two splits.
+
+    Raises:
+        LeakyData: names the first of them.
+    """
+    used = table[table["split"].isin(SPLITS)]
+    for column, what in (("group", "group"), ("image_id", "content")):
+        splits = used.dropna(subset=[column]).groupby(column, sort=True)["split"].unique()
+        torn = splits[splits.map(len) > 1]
+        if len(torn):
+            paths = used.loc[used[column] == torn.index[0], "image_path"].head(3).tolist()
+            raise LeakyData(
+                f"{len(torn)} {what}(s) stand in two splits; the first is {torn.index[0]} in "
+                f"{' and '.join(sorted(torn.iloc[0]))} ({', '.join(paths)}). A split must be new "
+                "to the others: use split.by = 'group', or correct the splits."
+            )
+
+
+def write(manifest: Manifest, path: Path) -> None:
+    """Keeps the table as parquet."""
+    manifest.table.to_parquet(path, index=False)
+
+
+def read(path: Path, spec: DataSpec, root: Path) -> Manifest:
+    """A written manifest.
+
+    Raises:
+        MissingData: no such file.
+        LeakyData: a group or a content stands in two splits.
+    """
+    if not path.is_file():
+        raise MissingData(f"No manifest {path}. Pass a folder that build or train has written.")
+    table = pd.read_parquet(path)
+    check_leaks(table)
+    return Manifest(table, spec, root)
+
+
+def copies(table: pd.DataFrame) -> int:
+    """How many rows repeat the content of an earlier row."""
+    return int(table["image_id"].dropna().duplicated().sum())
+
+
+def _ids(listed: Manifest, report: Report) -> Iterator[str | None]:
+    read = layouts.reader(listed.spec, listed.root)
+    total = len(listed.table)
+    for done, path in enumerate(listed.table["image_path"], start=1):
+        try:
+            yield images.content_id(read(path))
+        except BadImages:  # scan and training meet it again and say why
+            yield None
+        report(done, total)
+
+
+def _gt_label(label: pd.Series, rule: LabelRule) -> pd.Series:
+    """0 good, 1 defect, null where the label is absent or nobody is sure."""
+    if rule.all_good:
+        return pd.Series(0, index=label.index, dtype="Int8")
+    gt = pd.Series(1, index=label.index, dtype="Int8")
+    gt[label.isin(rule.good)] = 0
+    gt[label.isna() | label.isin(rule.unknown)] = pd.NA
+    return gt
+
+
+def _group(table: pd.DataFrame, rule: GroupRule | None, notes: list[str]) -> pd.Series:
+    own = table["image_path"]
+    if rule is None:
+        return own.copy()
+    if rule.column not in table:
+        notes.append(f"no column '{rule.column}': each image is its own group")
+        return own.copy()
+    value = table[rule.column].astype("string")
+    if rule.pattern is not None:
+        value = value.str.extract(rule.pattern, expand=False)
+    return value.where(value.notna() & (value != ""), own)
+
+
+def _given_split(table: pd.DataFrame, column: str) -> pd.Series:
+    if column not in table:
+        raise MissingData(
+            f"split.by = 'column' needs the column '{column}'; there are {list(table.columns)}. "
+            "Add it, or use split.by = 'group'."
+        )
+    wrong = sorted(set(table[column].dropna()) - set(SPLITS))
+    if wrong:
+        raise MissingData(
+            f"Column '{column}' holds {wrong[:3]}; a split is one of {', '.join(SPLITS)} or empty."
+        )
+    return table[column]
+
+
+def _dealt(table: pd.DataFrame, rule: SplitRule, splits: tuple[str, ...]) -> pd.Series:
+    """Split of each row: groups in seeded order, cut by their share of the good images."""
+    good = (table["gt_label"] == 0).fillna(False).groupby(table["group"], sort=True).sum()
+    with_good = sorted(good.index[good > 0], key=lambda g: _draw(rule.seed, g))
+    shares = np.array([getattr(rule, s) for s in splits])
+    edges = np.cumsum(shares / shares.sum())[:-1]
+    before = np.cumsum(good[with_good].to_numpy()) - good[with_good].to_numpy() / 2
+    part = np.searchsorted(edges, before / max(good.sum(), 1))
+    names = dict(zip(with_good, np.array(splits)[part], strict=True))
+    return table["group"].map(names).fillna(splits[-1]).astype("string")
+
+
+def _draw(seed: int, group: str) -> bytes:
+    """A group's place in the seeded order; other groups do not move it."""
+    return hashlib.sha256(f"{seed}:{group}".encode()).digest()
+
+
+def _without_copies(table: pd.DataFrame) -> pd.Series:
+    order = table["split"].map({s: i for i, s in enumerate(SPLITS)})
+    first = order.groupby(table["image_id"]).transform("min")
+    elsewhere = table["image_id"].notna() & (order > first)
+    good_first = table.assign(defect=table["gt_label"].fillna(1)).sort_values("defect", kind="stable")
+    again = good_first.duplicated("image_id").reindex(table.index) & table["image_id"].notna()
+    return table["split"].mask(elsewhere | (again & (table["split"] == "train")), "duplicate")
+
+
+def _changed_files(spec: DataSpec, folder: Path, refuse: bool) -> list[str]:
+    """Files that differ from the published copy: refused at the spec's own root, else noted."""
+    changed = [
+        name
+        for name, wanted in spec.checksums.items()
+        if not (folder / name).is_file() or _sha256(folder / name) != wanted
+    ]
+    if changed and refuse:
+        raise MissingData(
+            f"{', '.join(changed)} under {folder} differ from the published copy that spec "
+            f"'{spec.name}' names by checksum. Restore them, or pass your own copy with --root."
+        )
+    return [f"{name} differs from the published copy" for name in changed]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

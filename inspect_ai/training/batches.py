@@ -1,0 +1,120 @@
+"""Batches of preprocessed good images, as a pure function of the step.
+
+What a step sees depends on the seed and the step alone, so a training run that is killed and
+resumed sees the same batches as one that was not.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from inspect_ai.data import images, layouts
+from inspect_ai.data.manifest import Manifest
+from inspect_ai.data.specs import ImageRule
+from inspect_ai.errors import MissingData
+from inspect_ai.preprocess import Preprocess
+from inspect_ai.scores import Float32, Pixels
+
+CANVAS_STEP = 32  # dies; canvases of wafer maps are rounded up to this
+
+
+class Batches:
+    """Draws batches from an array of images, shuffled anew in each round."""
+
+    def __init__(self, pool: Float32, size: int, seed: int, turn: bool = False) -> None:
+        """With `turn`, each image comes in one of its eight orientations.
+
+        Args:
+            pool: (M, C + 1, h, w) preprocessed images, in memory or on disk.
+        """
+        if not len(pool):
+            raise MissingData("No good image in the train split. Check labels and split shares.")
+        if turn and pool.shape[2] != pool.shape[3]:
+            raise MissingData(f"turn = true needs a square grid, got {pool.shape[2:]}.")
+        self.pool, self.size, self.seed, self.turn = pool, size, seed, turn
+
+    def at(self, step: int) -> Tensor:
+        """The (N, C + 1, h, w) batch of one step; the last of a round runs into the next."""
+        rows = np.arange(step * self.size, (step + 1) * self.size)
+        rounds, places = np.divmod(rows, len(self.pool))
+        chosen = [self._order(int(r))[p] for r, p in zip(rounds, places, strict=True)]
+        batch = torch.from_numpy(np.stack([self.pool[i] for i in chosen]))
+        return _turned(batch, np.random.default_rng([self.seed, 1, step])) if self.turn else batch
+
+    def _order(self, turn: int) -> np.ndarray:  # type: ignore[type-arg]
+        if getattr(self, "_known", (None,))[0] != turn:
+            order = np.random.default_rng([self.seed, 0, turn]).permutation(len(self.pool))
+            self._known = (turn, order)
+        return self._known[1]
+
+
+def _turned(batch: Tensor, rng: np.random.Generator) -> Tensor:
+    """Each image turned by a quarter turn or mirrored, one of eight ways."""
+    ways = torch.from_numpy(rng.integers(0, 8, len(batch)))
+    turned = batch.clone()
+    for way in range(8):
+        chosen = ways == way
+        view = torch.rot90(batch[chosen], way % 4, (2, 3))
+        turned[chosen] = view.flip(3) if way >= 4 else view
+    return turned
+
+
+def raw(table: pd.DataFrame, manifest: Manifest, size: int) -> Iterator[Pixels]:
+    """Pixel batches (N, C, H, W) of a manifest's rows, in order, each of one size of image.
+
+    Raises:
+        BadImages: an image breaks the rule; training data must be clean.
+    """
+    read = layouts.reader(manifest.spec, manifest.root)
+    rule, waiting = manifest.spec.image, list[Pixels]()
+    for path in table["image_path"]:
+        image = read(path)
+        if waiting and (len(waiting) == size or not _together(image, waiting[0], rule)):
+            yield joined(waiting, rule)
+            waiting = []
+        waiting.append(image)
+    if waiting:
+        yield joined(waiting, rule)
+
+
+def joined(waiting: list[Pixels], rule: ImageRule) -> Pixels:
+    """Images (C, H, W) as one batch; wafer maps are padded to a canvas."""
+    if rule.kind == "wafer_map":
+        return images.padded(waiting, canvas(waiting))
+    return np.stack(waiting)
+
+
+def canvas(maps: list[Pixels]) -> tuple[int, int]:
+    """The canvas of a batch of wafer maps: their largest sides, rounded up."""
+    tall, wide = (max(m.shape[axis] for m in maps) for axis in (1, 2))
+    return -(-tall // CANVAS_STEP) * CANVAS_STEP, -(-wide // CANVAS_STEP) * CANVAS_STEP
+
+
+def _together(image: Pixels, first: Pixels, rule: ImageRule) -> bool:
+    return rule.kind == "wafer_map" or image.shape == first.shape
+
+
+class Pool:
+    """Preprocessed images on disk, so that a large set does not need a large memory."""
+
+    def __init__(self, count: int, shape: tuple[int, ...]) -> None:
+        self.folder = tempfile.TemporaryDirectory(prefix="inspect-ai-")
+        path = Path(self.folder.name) / "pool.npy"
+        self.array: Float32 = np.lib.format.open_memmap(path, "w+", np.float32, (count, *shape))
+
+    def fill(
+        self, batches: Iterator[Pixels], preprocess: Preprocess, report: Callable[[int, int], None]
+    ) -> Float32:
+        """Runs every batch through `preprocess`; the array lives as long as this object."""
+        done = 0
+        for pixels in batches:
+            with torch.no_grad():
+                self.array[done : done + len(pixels)] = preprocess(torch.from_numpy(pixels)).numpy()
+            done += len(pixels)
+            report(done, len(self.array))
+        return self.array

@@ -1,0 +1,149 @@
+"""The one training loop: every player lowers its own loss, in turn.
+
+An autoencoder is one player; a GAN is two. The weights that are kept are a running mean of
+those that were trained (Polyak and Juditsky, "Acceleration of stochastic approximation by
+averaging", SIAM J. Control Optim. 30(4), 1992): scores move less from run to run.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from inspect_ai.training.budget import Budget
+from inspect_ai.training.checkpoint import Checkpoints
+
+Loss = Callable[[str, Tensor], Tensor]  # (player, (N, C + 1, h, w) batch) to a scalar
+
+
+class Drawn(Protocol):
+    """Gives the batch of a step."""
+
+    def at(self, step: int) -> Tensor:
+        """(N, C + 1, h, w)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a training run is given besides model and data.
+
+    Args:
+        report: called with (step, losses by player) after each step.
+        checkpoints: where the state is kept; None keeps none.
+        device: "cpu" or "cuda"; batches are moved there.
+    """
+
+    budget: Budget
+    report: Callable[[int, Mapping[str, float]], None]
+    checkpoints: Checkpoints | None = None
+    device: str = "cpu"
+
+
+def descend(players: Mapping[str, nn.Module], loss: Loss, batches: Drawn, run: Run) -> None:
+    """Trains for `run.budget.steps` steps, or for those that a saved state leaves.
+
+    Args:
+        players: name to module; only that module's weights move on its turn.
+        loss: (player, batch) to a scalar.
+
+    Raises:
+        FloatingPointError: a loss is not finite; names the step and the player.
+    """
+    state = _State(players, run.budget)
+    first = state.restore(run.checkpoints)
+    for step in range(first, run.budget.steps):
+        torch.manual_seed(run.budget.seed * 1_000_003 + step)  # noise depends on the step alone
+        images = batches.at(step).to(run.device)
+        losses = {name: _turn(name, state, loss, images, step) for name in players}
+        state.average(step)
+        run.report(step, losses)
+        if run.checkpoints and (step + 1) % run.budget.save_every == 0:
+            run.checkpoints.save(step + 1, state.tensors())
+    state.keep_means()
+
+
+def rate(step: int, budget: Budget) -> float:
+    """Learning rate of a step: up over the first 5 %, then down half a cosine to 1 %."""
+    warm = max(1, budget.steps // 20)
+    if step < warm:
+        return budget.learning_rate * (step + 1) / warm
+    share = (step - warm) / max(1, budget.steps - warm)
+    return budget.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def _turn(name: str, state: "_State", loss: Loss, images: Tensor, step: int) -> float:
+    adam = state.adams[name]
+    for group in adam.param_groups:
+        group["lr"] = rate(step, state.budget)
+    value = loss(name, images)
+    if not torch.isfinite(value):
+        raise FloatingPointError(
+            f"Loss of '{name}' is {value.item()} at step {step}; "
+            f"try a learning_rate below {state.budget.learning_rate:g}"
+        )
+    adam.zero_grad(set_to_none=True)
+    value.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(state.players[name].parameters(), 10.0, error_if_nonfinite=True)
+    adam.step()
+    return value.item()
+
+
+class _State:
+    """Weights, their running means and Adam's moments: all that a resumed run needs."""
+
+    def __init__(self, players: Mapping[str, nn.Module], budget: Budget) -> None:
+        self.players, self.budget = players, budget
+        self.adams = {n: torch.optim.Adam(p.parameters()) for n, p in players.items()}
+        self.means = {n: _copies(p) for n, p in players.items()}
+
+    def average(self, step: int) -> None:
+        # a mean from the first step on would remember the random start: trust it slowly
+        decay = min(self.budget.average, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for name, player in self.players.items():
+                for key, value in player.state_dict().items():
+                    mean = self.means[name][key]
+                    if mean.is_floating_point():
+                        mean.lerp_(value, 1 - decay)
+                    else:
+                        mean.copy_(value)
+
+    def keep_means(self) -> None:
+        for name, player in self.players.items():
+            player.load_state_dict(self.means[name])
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {}
+        for name, player in self.players.items():
+            found |= {f"{name}/weights/{k}": v for k, v in player.state_dict().items()}
+            found |= {f"{name}/means/{k}": v for k, v in self.means[name].items()}
+            for index, moments in self.adams[name].state_dict()["state"].items():
+                found |= {f"{name}/adam/{index}/{k}": v for k, v in moments.items()}
+        return found
+
+    def restore(self, checkpoints: Checkpoints | None) -> int:
+        saved = checkpoints.load() if checkpoints else None
+        if saved is None:
+            return 0
+        step, tensors = saved
+        for name, player in self.players.items():
+            player.load_state_dict(_below(tensors, f"{name}/weights/"))
+            self.means[name] = _below(tensors, f"{name}/means/")
+            moments: dict[int, dict[str, Tensor]] = {}
+            for key, value in _below(tensors, f"{name}/adam/").items():
+                index, _, kind = key.partition("/")
+                moments.setdefault(int(index), {})[kind] = value
+            groups = self.adams[name].state_dict()["param_groups"]
+            self.adams[name].load_state_dict({"state": moments, "param_groups": groups})
+        return step
+
+
+def _copies(player: nn.Module) -> dict[str, Tensor]:
+    return {key: value.detach().clone() for key, value in player.state_dict().items()}
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

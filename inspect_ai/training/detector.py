@@ -1,0 +1,103 @@
+"""Detector = preprocessing + model + scoring rule. Read this to add a model.
+
+A model file gives a `Config` whose `build(channels, grid)` makes a `Model`: what it expects to
+see, given an image. A rule turns image and expectation into scores. The detector puts them in
+a row, from the file's own pixels to the score; `forward` is what is exported.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from inspect_ai.errors import BadImages
+from inspect_ai.preprocess import Preprocess
+from inspect_ai.scores import Pixels, Scores
+from inspect_ai.scoring.rule import Rule
+from inspect_ai.training.descent import Drawn, Run
+
+
+class Model(nn.Module):
+    """What a model file defines. Images are (N, C + 1, h, w), the last channel coverage."""
+
+    def fit(self, batches: Drawn, run: Run) -> Self:
+        """Learns from good images."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What it expects to see, (N, C, h, w) in [0, 1]; the same image, the same answer."""
+        raise NotImplementedError
+
+
+class Buildable(Protocol):
+    """A model file's Config."""
+
+    def build(self, channels: int, grid: tuple[int, int]) -> Model:
+        """The model for C channels on a grid of (h, w) cells."""
+
+
+class Outputs(NamedTuple):
+    """What a detector says, under the names of the exported graph's outputs."""
+
+    pred_score: Tensor  # (N,)
+    anomaly_map: Tensor  # (N, H, W)
+    expected: Tensor  # (N, C, H, W)
+
+
+class Detector(nn.Module):
+    """Pixels of a file in, scores out."""
+
+    def __init__(self, preprocess: Preprocess, model: Model, rule: Rule) -> None:
+        super().__init__()
+        self.preprocess, self.model, self.rule = preprocess, model, rule
+
+    def fit(self, batches: Drawn, held_out: Callable[[], Iterable[Pixels]], run: Run) -> Self:
+        """Fits the model on `batches`, then the rule on good pixels the model has not seen."""
+        self.to(run.device).train()
+        self.model.fit(batches, run)
+        self.to("cpu").eval()
+        self.rule.fit(self._pairs(held_out()))
+        return self
+
+    def forward(self, pixels: Tensor) -> Outputs:
+        """Scores of (N, C, H, W) pixels in the file's own type."""
+        images = self.preprocess(pixels)
+        expected = self.preprocess.spread(self.model(images), pixels)
+        score, anomaly_map = self.rule(self.preprocess.detail(pixels, images), expected)
+        return Outputs(score, anomaly_map, expected)
+
+    @torch.no_grad()
+    def score(self, pixels: Pixels) -> Scores:
+        """Scores of a batch; no gradient, input checked.
+
+        Raises:
+            BadImages: not (N, C, H, W), or a pixel outside the declared range.
+        """
+        self._check(pixels)
+        self.eval()
+        out = self(torch.from_numpy(pixels))
+        return Scores(*(np.asarray(t.numpy()) for t in out))
+
+    def _check(self, pixels: Pixels) -> None:
+        view = self.preprocess.view
+        if pixels.ndim != 4 or pixels.shape[1] != view.channels:
+            raise BadImages(
+                f"Pixels of shape {pixels.shape}; needed (N, {view.channels}, H, W). "
+                "Add the missing axes, or read images through a data spec."
+            )
+        low, high = float(pixels.min()), float(pixels.max())
+        if not (view.minimum <= low and high <= view.maximum):
+            raise BadImages(
+                f"Pixels must lie in [{view.minimum:g}, {view.maximum:g}], got [{low:g}, {high:g}]. "
+                "Correct 'depth', 'minimum' or 'maximum' in the data spec."
+            )
+
+    @torch.no_grad()
+    def _pairs(self, batches: Iterable[Pixels]) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in batches:
+            pixels = torch.from_numpy(batch)
+            images = self.preprocess(pixels)
+            expected = self.preprocess.spread(self.model(images), pixels)
+            yield self.preprocess.detail(pixels, images), expected
