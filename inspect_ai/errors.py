@@ -6,6 +6,7 @@
   - MissingData            a data root, table or image is not where the spec says
   - BadImages              pixels of the wrong shape, type or range
   - LeakyData              one group or one content would stand in two splits
+  - Diverged               a loss is no longer a number
   - TooFewGoodImages       the calibrate split cannot support the asked false-alarm rate
   - ParityFailed           ONNX Runtime and torch do not give the same verdicts
   - BadBundle              a bundle is incomplete, changed after export, or too new
@@ -40,6 +41,10 @@ class BadImages(InspectError):
 
 class LeakyData(InspectError):
     """One group or one content would stand in two splits."""
+
+
+class Diverged(InspectError):
+    """A loss is no longer a number."""
 
 
 class TooFewGoodImages(InspectError):

@@ -2,11 +2,15 @@
 
 import tomllib
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from inspect_ai.errors import BadSettings, MissingData
+
+SHOWN = 120  # characters of a wrong value
+Loc = tuple[str | int, ...]
 
 
 class Settings(BaseModel):
@@ -19,15 +23,17 @@ class Settings(BaseModel):
         """The checked content of a TOML file.
 
         Raises:
-            MissingData: no such file.
+            MissingData: no such file, or it may not be read.
             BadSettings: not TOML, an unknown or missing key, or a value out of range.
         """
         try:
-            fields = tomllib.loads(path.read_text(encoding="utf-8"))
+            fields = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise MissingData(f"No file {path}. Pass the path of an existing TOML file.") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise BadSettings(f"{path} is not a TOML file: {error}. Correct that line.") from None
+        except OSError as error:
+            raise MissingData(f"{path}: {error.strerror}. Pass the path of a TOML file.") from None
         return cls.checked(fields, str(path))
 
     @classmethod
@@ -44,23 +50,61 @@ class Settings(BaseModel):
             raise BadSettings(f"{where} has {error.error_count()} mistake(s):\n{lines}") from None
 
 
-def _advice(cls: type[BaseModel], fault: object) -> str:
+def _advice(cls: type[BaseModel], fault: ErrorDetails) -> str:
     """One pydantic fault as: key, what was given, what is needed."""
-    assert isinstance(fault, dict)
-    key = ".".join(str(part) for part in fault["loc"]) or "(the whole file)"
+    parts, beside = _walk(cls, fault["loc"])
+    key = ".".join(parts) or "(the whole file)"
     if fault["type"] == "extra_forbidden":
-        return f"'{key}': unknown key. Known keys beside it: {', '.join(_siblings(cls, fault['loc']))}"
+        return f"'{key}': unknown key. Known keys beside it: {', '.join(beside)}"
     if fault["type"] == "missing":
         return f"'{key}': missing. Add it."
-    return f"'{key}': {fault['msg']}, got {fault['input']!r}"
+    if fault["type"] == "union_tag_not_found":
+        tags = sorted(tag for model in _models_at(cls, fault["loc"]) for tag in _tags(model))
+        return f"'{key}.kind': missing. Add it: one of {', '.join(tags)}."
+    given = repr(fault["input"])
+    return (
+        f"'{key}': {fault['msg']}, got {given if len(given) <= SHOWN else given[:SHOWN] + ' ...'}"
+    )
 
 
-def _siblings(cls: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
-    """Keys allowed where an unknown one was found, as far as plain nesting tells."""
-    for part in loc[:-1]:
-        field = cls.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            break
-        cls = inner
-    return sorted(cls.model_fields)
+def _walk(cls: type[BaseModel], loc: Loc) -> tuple[list[str], list[str]]:
+    """A fault's place as keys of the TOML file, and the keys allowed beside the last one.
+
+    pydantic names the member of a union in the place as if it were a key; it is left out.
+    """
+    keys, models = list[str](), [cls]
+    for depth, part in enumerate(loc):
+        if depth and (chosen := [m for m in models if part in (m.__name__, *_tags(m))]):
+            models = chosen
+            continue
+        keys.append(str(part))
+        if depth < len(loc) - 1:
+            models = _inner(models, part)
+    return keys, sorted({name for model in models for name in model.model_fields})
+
+
+def _models_at(cls: type[BaseModel], loc: Loc) -> list[type[BaseModel]]:
+    models = [cls]
+    for part in loc:
+        models = _inner(models, part)
+    return models
+
+
+def _inner(models: list[type[BaseModel]], part: str | int) -> list[type[BaseModel]]:
+    """The settings that may stand under a key; for a place in a list, those of the list."""
+    if isinstance(part, int):
+        return models
+    fields = [model.model_fields[part] for model in models if part in model.model_fields]
+    return [found for field in fields for found in _settings_in(field.annotation)]
+
+
+def _settings_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _settings_in(part)]
+
+
+def _tags(model: type[BaseModel]) -> tuple[str, ...]:
+    """What `kind` may be in this member of a union."""
+    field = model.model_fields.get("kind")
+    return get_args(field.annotation) if field else ()

@@ -1,18 +1,19 @@
 """From a file to pixels in the file's own type, checked against the image rule.
 
 Nothing is converted on the way: an 8-bit file stays uint8, a 16-bit file uint16, and what
-does not fit the rule is refused by name. Colours stay in OpenCV's order (blue, green, red).
-A file of several TIFF pages is an image of several channels.
+does not fit the rule is refused by name; headers.py says what each format holds. Colours stay
+in OpenCV's order (blue, green, red). A file of several TIFF pages is an image of several
+channels.
 """
 
 import hashlib
-from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
-from tifffile import TiffFile, TiffFileError
 
+from inspect_ai.data import headers, tiff
 from inspect_ai.data.specs import ImageRule
 from inspect_ai.errors import BadImages
 from inspect_ai.scores import Pixels
@@ -20,7 +21,8 @@ from inspect_ai.scores import Pixels
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 OFF_WAFER, PASS, FAIL = 0, 1, 2
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a damaged file is our message, not a block of OpenCV's own on stderr
+# a damaged file is our message, not a block of OpenCV's own on stderr
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def read(path: Path, rule: ImageRule) -> Pixels:
@@ -33,11 +35,12 @@ def read(path: Path, rule: ImageRule) -> Pixels:
     Raises:
         BadImages: not readable, or type, channels, size or a value break the rule.
     """
+    name = f"{path.parent.name}/{path.name}"
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BadImages(f"{path.name}: {error.strerror}. Restore the file or drop it.") from None
-    return checked(_decoded(data, path.name), rule, path.name)
+        raise BadImages(f"{name}: {error.strerror}. Restore the file or drop it.") from None
+    return checked(_decoded(data, name), rule, name)
 
 
 def checked(pixels: Pixels, rule: ImageRule, name: str) -> Pixels:
@@ -51,6 +54,8 @@ def checked(pixels: Pixels, rule: ImageRule, name: str) -> Pixels:
             f"{name}: pixels are {pixels.dtype}, the spec says depth = {rule.depth} "
             f"({np.dtype(rule.dtype)}). Correct 'depth' in the spec or the file."
         )
+    if pixels.ndim != 3 or not pixels.size:
+        raise BadImages(f"{name}: an array of shape {pixels.shape}. Make it rows by columns.")
     channels, height, width = pixels.shape
     if channels != rule.channels:
         raise BadImages(
@@ -90,48 +95,34 @@ def padded(maps: list[Pixels], canvas: tuple[int, int]) -> Pixels:
 
 def _decoded(data: bytes, name: str) -> Pixels:
     """Bytes to (C, H, W) in the file's own type."""
-    buffer = np.frombuffer(data, np.uint8)
-    if not len(buffer):
-        raise BadImages(f"{name}: 0 bytes. Copy the file again or drop it.")
-    if data[:4] in (b"II*\0", b"MM\0*"):
-        return _decoded_tiff(data, buffer, name)
-    image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise BadImages(
-            f"{name}: not a whole PNG, JPEG, BMP or TIFF image ({len(data)} bytes). "
-            "Copy the file again or drop it."
-        )
-    return _channels_first([image])
-
-
-def _decoded_tiff(data: bytes, buffer: Pixels, name: str) -> Pixels:
-    """OpenCV reads some TIFF kinds at another depth; what it gives is held against the tags."""
-    try:
-        with TiffFile(BytesIO(data)) as file:
-            wanted = {(page.samplesperpixel, page.bitspersample) for page in file.pages}  # type: ignore[union-attr]
-    except (TiffFileError, ValueError, IndexError, TypeError) as error:
-        raise BadImages(f"{name}: a damaged TIFF ({error}). Copy it again or drop it.") from None
-    whole, pages = cv2.imdecodemulti(buffer, cv2.IMREAD_UNCHANGED)
-    if not whole or not pages or len(wanted) != 1:
-        raise BadImages(
-            f"{name}: a TIFF that OpenCV cannot read whole, or pages that differ "
-            f"(samples, bits: {sorted(wanted)}). Save it as pages of one size and type."
-        )
-    (samples, bits), page = wanted.pop(), np.asarray(pages[0])
-    if samples != (page.shape[2] if page.ndim == 3 else 1) or bits > 8 * page.itemsize:
-        raise BadImages(
-            f"{name}: a TIFF of {samples} samples of {bits} bits in each pixel, which OpenCV "
-            "would convert. Save each channel as a page of its own."
-        )
-    return _channels_first(list(pages))
-
-
-def _channels_first(pages: list[Pixels]) -> Pixels:
-    """Pages of (H, W) or (H, W, C) as one (C, H, W)."""
+    fault = headers.fault(data)
+    if fault is None:
+        pages = _pages(data)
+        fault = None if pages else headers.damaged(data)
+    if fault is not None:
+        raise BadImages(f"{name}: {fault}")
     planes = [page[None] if page.ndim == 2 else np.moveaxis(page, 2, 0) for page in pages]
-    if len({plane.shape[1:] for plane in planes}) != 1:
-        raise BadImages("pages of different sizes. Save each image in a file of its own.")
     return np.ascontiguousarray(np.concatenate(planes))
+
+
+def _pages(data: bytes) -> list[Pixels]:
+    """(H, W) or (H, W, C) of each page; none where OpenCV cannot read the file whole."""
+    buffer = np.frombuffer(data, np.uint8)
+    try:
+        if not data.startswith(tiff.MAGIC):
+            image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
+            return [] if image is None else [_pixels(image)]
+        _, decoded = cv2.imdecodemulti(buffer, cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # for example more pixels than OpenCV allows
+        return []
+    found = [_pixels(page) for page in decoded]
+    wanted = [(page.shape, page.dtype) for page in tiff.pages(data)]
+    return found if [(page.shape, page.dtype) for page in found] == wanted else []
+
+
+def _pixels(image: object) -> Pixels:
+    """OpenCV's array, whose type its own hints leave open; `checked` looks at it."""
+    return cast(Pixels, np.asarray(image))
 
 
 def _check_values(pixels: Pixels, rule: ImageRule, name: str) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from inspect_ai.data import images, lswmd
-from inspect_ai.data import specs
+from inspect_ai.data import images, lswmd, specs, tables
 from inspect_ai.data.specs import DataSpec, Folders, ImageRule, Lswmd, Table
 from inspect_ai.data.stack import Stack
 from inspect_ai.errors import BadImages, MissingData
-from inspect_ai.scores import Pixels
+from inspect_ai.scores import Bool, Pixels
 
 ReadImage = Callable[[str], Pixels]  # image_path -> (C, H, W); raises BadImages
 
@@ -54,17 +54,15 @@ def reader(spec: DataSpec, root: Path) -> ReadImage:
     if isinstance(spec.layout, specs.Stack):
         return _stack_reader(spec.layout, root, spec.layout.maps, spec.image)
     if isinstance(spec.layout, Lswmd):
-        maps = lswmd.read(root / spec.layout.file)["waferMap"]
-
-        def read_row(name: str) -> Pixels:
-            return images.checked(np.asarray(maps[_row(name)])[None].astype(np.uint8), rule, name)
-
-        return read_row
+        maps = lswmd.read(root / spec.layout.file)["waferMap"].to_numpy()
+        return lambda name: images.checked(
+            np.asarray(maps[_row(name, len(maps))])[None], rule, name
+        )
     return lambda name: images.read(root / name, rule)
 
 
-def read_mask(spec: DataSpec, root: Path, mask_path: str) -> Pixels | None:
-    """A ground-truth mask (H, W), non-zero on the defect; None where a stack has none.
+def read_mask(spec: DataSpec, root: Path, mask_path: str) -> Bool | None:
+    """A ground-truth mask (H, W), true on the defect; None where a stack has none.
 
     Raises:
         BadImages: the mask file cannot be read.
@@ -72,17 +70,23 @@ def read_mask(spec: DataSpec, root: Path, mask_path: str) -> Pixels | None:
     if isinstance(spec.layout, specs.Stack):
         name = spec.layout.masks
         return _stack_reader(spec.layout, root, name, None)(mask_path)[0] > 0 if name else None
-    mask = cv2.imread(str(root / mask_path), cv2.IMREAD_GRAYSCALE)
+    try:
+        data = np.frombuffer((root / mask_path).read_bytes(), np.uint8)
+        mask = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+    except (OSError, cv2.error):  # absent; empty or too large
+        mask = None
     if mask is None:
         raise BadImages(f"{mask_path}: not a readable mask. Copy the file again.")
-    return mask > 127
+    faint = mask.max() <= 127  # class numbers or dark colours; else grey edges count from half
+    return np.asarray(mask > (0 if faint else 127))
 
 
 def _complete(table: pd.DataFrame) -> pd.DataFrame:
     for column in ("label", "mask_path", "split"):
         if column not in table:
             table[column] = None
-        table[column] = table[column].astype("string").replace("", pd.NA)
+        text = table[column].astype("string")
+        table[column] = text.mask(text == "")
     table["image_path"] = table["image_path"].astype("string")
     return table.reset_index(drop=True)
 
@@ -98,51 +102,54 @@ def _files(root: Path) -> pd.DataFrame:
 
 def _folders(layout: Folders, root: Path, notes: list[str]) -> pd.DataFrame:
     """train/<class>/..., test/<class>/...; a mask is found by its image's name."""
+    masks = {Path(path).with_suffix("").as_posix(): path for path in _masks(layout, root)}
     records = []
-    for split in (layout.train, layout.test):
-        for path in _image_files(root / split, root):
-            label = Path(path).relative_to(split).parts[0]
-            stem = Path(path).stem + layout.mask_suffix
-            mask = f"{layout.masks}/{label}/{stem}.png"
-            records.append(
-                {
-                    "image_path": path,
-                    "label": label,
-                    "split": "train" if split == layout.train else "test",
-                    "mask_path": mask if (root / mask).is_file() else None,
-                }
-            )
+    for folder, split in ((layout.train, "train"), (layout.test, "test")):
+        for path in _image_files(root / folder, root):
+            place = Path(path).relative_to(folder)
+            mask = (layout.masks / place.with_name(place.stem + layout.mask_suffix)).as_posix()
+            label = place.parts[0] if len(place.parts) > 1 else None
+            records.append((path, label, split, masks.get(mask)))
     table = pd.DataFrame(records, columns=["image_path", "label", "split", "mask_path"])
-    if layout.table is None:
+    loose = int(table["label"].isna().sum())
+    if loose:
+        notes.append(f"{loose} image(s) lie in no class folder: their label is unknown")
+    return table if layout.table is None else _joined(table, layout.table, layout.path, root, notes)
+
+
+def _masks(layout: Folders, root: Path) -> list[str]:
+    folder = root / layout.masks
+    return _image_files(folder, root) if folder.is_dir() else []
+
+
+def _joined(table: pd.DataFrame, name: str, key: str, root: Path, notes: list[str]) -> pd.DataFrame:
+    """The table with the columns that a CSV knows of its images."""
+    if not (root / name).is_file():
+        notes.append(f"{name} is not under {root}: its columns are empty")
         return table
-    if not (root / layout.table).is_file():
-        notes.append(f"{layout.table} is not under {root}: its columns are empty")
-        return table
-    extra = _read_table(root / layout.table).rename(columns={layout.path: "image_path"})
+    extra = tables.read(root / name, [key]).rename(columns={key: "image_path"})
     kept = [c for c in extra.columns if c == "image_path" or c not in table]
+    known = table["image_path"].isin(extra["image_path"])
+    if not known.all():
+        notes.append(
+            f"{(~known).sum()} of {len(known)} images are not in {name}: their columns are empty"
+        )
     return table.merge(extra[kept].drop_duplicates("image_path"), on="image_path", how="left")
 
 
-def _read_table(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise MissingData(f"No table {path}. Write it, or correct 'table' in the spec's layout.")
-    if path.suffix == ".parquet":
-        return pd.read_parquet(path)
-    return pd.read_csv(path, keep_default_na=False)
-
-
 def _table(layout: Table, root: Path) -> pd.DataFrame:
-    table = _read_table(root / layout.table)
     names = {layout.path: "image_path"}
     names |= {layout.label: "label"} if layout.label else {}
     names |= {layout.mask: "mask_path"} if layout.mask else {}
-    absent = [given for given in names if given not in table]
-    if absent:
-        raise MissingData(
-            f"{root / layout.table} lacks the columns {absent}; it has {list(table.columns)}. "
-            "Correct the column names in the spec's layout."
-        )
-    return table.rename(columns=names)
+    path = root / layout.table
+    table = tables.read(path, list(names))
+    shadowed = [ours for ours in names.values() if ours in table and ours not in names]
+    table = table.drop(columns=shadowed).rename(columns=names)
+    tables.check_listed_once(table["image_path"], path)
+    tables.check_paths(table["image_path"], path)
+    if "mask_path" in table:
+        tables.check_paths(table["mask_path"], path)
+    return table
 
 
 def _stack(layout: specs.Stack, root: Path) -> pd.DataFrame:
@@ -151,6 +158,12 @@ def _stack(layout: specs.Stack, root: Path) -> pd.DataFrame:
     if layout.label:
         columns["label"] = stack.column(layout.label)
     names = [f"{layout.file}#{i:06d}" for i in range(stack.rows(layout.maps).count)]
+    for column, values in columns.items():
+        if values.shape != (len(names),):
+            raise MissingData(
+                f"Array '{column}' of {stack.path} has the shape {values.shape}, there are "
+                f"{len(names)} maps. Name arrays with one value for each map."
+            )
     table = pd.DataFrame({"image_path": names, **columns})
     if layout.masks:
         table["mask_path"] = table["image_path"]
@@ -158,37 +171,54 @@ def _stack(layout: specs.Stack, root: Path) -> pd.DataFrame:
 
 
 def _lswmd(layout: Lswmd, root: Path) -> pd.DataFrame:
-    if not (root / layout.file).is_file():
-        raise MissingData(f"No file {root / layout.file}. Correct 'file' in the spec, or --root.")
     frame = lswmd.read(root / layout.file)
     return pd.DataFrame(
         {
             "image_path": [f"{layout.file}#{i:06d}" for i in range(len(frame))],
             "label": frame["failureType"],
-            "lot": frame["lotName"].astype(str),
-            "wafer": frame["waferIndex"].astype(float).astype(int),
+            "lot": frame["lotName"],
+            "wafer": frame["waferIndex"].astype("Float64").astype("Int64"),
             "orig_split": frame["trianTestLabel"],
         }
     )
 
 
-def _row(name: str) -> int:
-    return int(name.rpartition("#")[2])
+def _row(name: str, count: int) -> int:
+    """The row that an image_path like maps.npz#000012 names."""
+    digits = name.rpartition("#")[2]
+    if not digits.isdecimal() or int(digits) >= count:
+        raise MissingData(
+            f"'{name}' names none of the {count} maps. Use the file that the manifest was made from."
+        )
+    return int(digits)
 
 
-def _stack_reader(
-    layout: specs.Stack, root: Path, name: str, rule: ImageRule | None
-) -> ReadImage:
+def _stack_reader(layout: specs.Stack, root: Path, name: str, rule: ImageRule | None) -> ReadImage:
     """Reads (1, rows, cols) of one map, cut to its native shape and checked by `rule`."""
     stack = Stack(root / layout.file)
-    shapes = stack.column(layout.shapes) if layout.shapes else None
     maps = stack.rows(name)
+    shapes = _shapes(stack, layout.shapes, maps.count) if layout.shapes else None
+    if len(maps.shape) != 2:
+        raise MissingData(
+            f"Array '{name}' of {stack.path} has rows of shape {maps.shape}, a map needs two "
+            "sides. Correct the array names in the spec's layout."
+        )
 
     def read(image_path: str) -> Pixels:
-        row = _row(image_path)
+        row = _row(image_path, maps.count)
         whole = maps[row]
         if shapes is not None:
             whole = whole[: shapes[row][0], : shapes[row][1]]
         return images.checked(whole[None], rule, image_path) if rule else whole[None]
 
     return read
+
+
+def _shapes(stack: Stack, name: str, count: int) -> NDArray[np.integer]:
+    shapes = stack.column(name)
+    if shapes.shape != (count, 2) or shapes.dtype.kind not in "iu" or (shapes < 0).any():
+        raise MissingData(
+            f"Array '{name}' of {stack.path} is {shapes.dtype} {shapes.shape}, the native shapes "
+            f"of {count} maps need whole numbers ({count}, 2). Correct 'shapes' in the spec."
+        )
+    return shapes

@@ -6,14 +6,14 @@ Columns: image_id (hash of pixels, type and shape; null where unreadable), image
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from inspect_ai.data import images, layouts, simulate
+from inspect_ai.data import images, layouts, simulate, tables
 from inspect_ai.data.specs import SPLITS, DataSpec, GroupRule, LabelRule, SplitRule
 from inspect_ai.errors import BadImages, LeakyData, MissingData
 
@@ -32,6 +32,7 @@ class Manifest:
     spec: DataSpec
     root: Path
     notes: tuple[str, ...] = ()
+    chosen: str = "all"  # the split these rows are
 
     def good(self, split: str) -> pd.DataFrame:
         """Rows of defect-free images of one split: all that training and calibration see."""
@@ -40,7 +41,7 @@ class Manifest:
     def part(self, split: str) -> "Manifest":
         """The rows of one split; "all" is every row."""
         table = self.table if split == "all" else self.table[self.table["split"] == split]
-        return Manifest(table.reset_index(drop=True), self.spec, self.root, self.notes)
+        return Manifest(table.reset_index(drop=True), self.spec, self.root, self.notes, split)
 
 
 def listing(spec: DataSpec, root: Path | None = None) -> Manifest:
@@ -69,10 +70,12 @@ def make(spec: DataSpec, root: Path | None = None, report: Report = silent) -> M
         LeakyData: splits given by folder or column share a group or a content.
     """
     listed = listing(spec, root)
-    table = listed.table
-    table["image_id"] = list(_ids(listed, report))
-    table = assign_splits(table, spec.split)
-    return Manifest(table, spec, listed.root, listed.notes)
+    table, refused = listed.table, list[str]()
+    table["image_id"] = pd.Series(_ids(listed, refused, report), dtype="string")
+    notes = listed.notes
+    if refused:
+        notes += (f"{len(refused)} image(s) cannot be read; the first: {refused[0]}",)
+    return Manifest(assign_splits(table, spec.split), spec, listed.root, notes)
 
 
 def assign_splits(table: pd.DataFrame, rule: SplitRule) -> pd.DataFrame:
@@ -87,15 +90,15 @@ def assign_splits(table: pd.DataFrame, rule: SplitRule) -> pd.DataFrame:
         LeakyData: splits given by folder or column share a group or a content.
     """
     table = table.copy()
-    if rule.by == "column":
-        table["split"] = _given_split(table, rule.column)
-    elif rule.by == "folder":
+    if rule.by == "group":
+        table["split"] = _dealt(table, rule, SPLITS)
+    else:
+        table["split"] = _given_split(table, rule.column if rule.by == "column" else "split")
+        check_leaks(table)
+    if rule.by == "folder":
         train = table["split"] == "train"
         table.loc[train, "split"] = _dealt(table[train], rule, ("train", "calibrate"))
-    else:
-        table["split"] = _dealt(table, rule, SPLITS)
-    if rule.by == "group":
-        table["split"] = _without_copies(table)
+    table["split"] = _without_copies(table)
     check_leaks(table)
     return table
 
@@ -128,12 +131,12 @@ def read(path: Path, spec: DataSpec, root: Path) -> Manifest:
     """A written manifest.
 
     Raises:
-        MissingData: no such file.
+        MissingData: no such file, or no manifest.
         LeakyData: a group or a content stands in two splits.
     """
     if not path.is_file():
         raise MissingData(f"No manifest {path}. Pass a folder that build or train has written.")
-    table = pd.read_parquet(path)
+    table = tables.read(path, ["image_path", "image_id", "split", "gt_label", "group"])
     check_leaks(table)
     return Manifest(table, spec, root)
 
@@ -143,25 +146,26 @@ def copies(table: pd.DataFrame) -> int:
     return int(table["image_id"].dropna().duplicated().sum())
 
 
-def _ids(listed: Manifest, report: Report) -> Iterator[str | None]:
+def _ids(listed: Manifest, refused: list[str], report: Report) -> list[str | None]:
+    """Each image's content, null where it cannot be read; what is wrong goes into `refused`."""
     read = layouts.reader(listed.spec, listed.root)
-    total = len(listed.table)
-    for done, path in enumerate(listed.table["image_path"], start=1):
+    ids = list[str | None]()
+    for path in listed.table["image_path"]:
         try:
-            yield images.content_id(read(path))
-        except BadImages:  # scan and training meet it again and say why
-            yield None
-        report(done, total)
+            ids.append(images.content_id(read(path)))
+        except BadImages as error:  # scan and training meet it again and name it
+            refused.append(str(error))
+            ids.append(None)
+        report(len(ids), len(listed.table))
+    return ids
 
 
 def _gt_label(label: pd.Series, rule: LabelRule) -> pd.Series:
     """0 good, 1 defect, null where the label is absent or nobody is sure."""
     if rule.all_good:
         return pd.Series(0, index=label.index, dtype="Int8")
-    gt = pd.Series(1, index=label.index, dtype="Int8")
-    gt[label.isin(rule.good)] = 0
-    gt[label.isna() | label.isin(rule.unknown)] = pd.NA
-    return gt
+    defect = (~label.isin(rule.good)).astype("Int8")
+    return defect.mask(label.isna() | label.isin(rule.unknown))
 
 
 def _group(table: pd.DataFrame, rule: GroupRule | None, notes: list[str]) -> pd.Series:
@@ -174,7 +178,10 @@ def _group(table: pd.DataFrame, rule: GroupRule | None, notes: list[str]) -> pd.
     value = table[rule.column].astype("string")
     if rule.pattern is not None:
         value = value.str.extract(rule.pattern, expand=False)
-    return value.where(value.notna() & (value != ""), own)
+    alone = value.isna() | (value == "")
+    if alone.any():
+        notes.append(f"{alone.sum()} image(s) without a group: each is its own group")
+    return value.mask(alone, own)
 
 
 def _given_split(table: pd.DataFrame, column: str) -> pd.Series:
@@ -183,12 +190,15 @@ def _given_split(table: pd.DataFrame, column: str) -> pd.Series:
             f"split.by = 'column' needs the column '{column}'; there are {list(table.columns)}. "
             "Add it, or use split.by = 'group'."
         )
-    wrong = sorted(set(table[column].dropna()) - set(SPLITS))
+    given = table[column].astype("string")
+    given = given.mask(given == "")
+    wrong = sorted(set(given.dropna()) - set(SPLITS))
     if wrong:
         raise MissingData(
-            f"Column '{column}' holds {wrong[:3]}; a split is one of {', '.join(SPLITS)} or empty."
+            f"Column '{column}' holds {wrong[:3]}; a split is one of {', '.join(SPLITS)} or empty. "
+            "Correct the column."
         )
-    return table[column]
+    return given
 
 
 def _dealt(table: pd.DataFrame, rule: SplitRule, splits: tuple[str, ...]) -> pd.Series:
@@ -209,12 +219,13 @@ def _draw(seed: int, group: str) -> bytes:
 
 
 def _without_copies(table: pd.DataFrame) -> pd.Series:
+    """Splits in which a content has its place in one split, and once in train (a good copy)."""
     order = table["split"].map({s: i for i, s in enumerate(SPLITS)})
-    first = order.groupby(table["image_id"]).transform("min")
-    elsewhere = table["image_id"].notna() & (order > first)
-    good_first = table.assign(defect=table["gt_label"].fillna(1)).sort_values("defect", kind="stable")
-    again = good_first.duplicated("image_id").reindex(table.index) & table["image_id"].notna()
-    return table["split"].mask(elsewhere | (again & (table["split"] == "train")), "duplicate")
+    elsewhere = order > order.groupby(table["image_id"]).transform("min")
+    train = table[(table["split"] == "train") & table["image_id"].notna()]
+    good_first = train["gt_label"].fillna(1).sort_values(kind="stable").index
+    again = train.loc[good_first, "image_id"].duplicated().reindex(table.index, fill_value=False)
+    return table["split"].mask(elsewhere | again, "duplicate")
 
 
 def _changed_files(spec: DataSpec, folder: Path, refuse: bool) -> list[str]:

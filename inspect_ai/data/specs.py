@@ -100,7 +100,9 @@ class ImageRule(Settings):
     @property
     def dtype(self) -> type[np.uint8] | type[np.uint16] | type[np.float32]:
         """The file's own pixel type."""
-        return {8: np.uint8, 32: np.float32}.get(self.depth, np.uint16)
+        if self.depth == 32:
+            return np.float32
+        return np.uint8 if self.depth == 8 else np.uint16
 
     @property
     def largest(self) -> float:
@@ -126,7 +128,11 @@ class GroupRule(Settings):
 
     @model_validator(mode="after")
     def _is_a_pattern(self) -> Self:
-        if self.pattern is not None and re.compile(self.pattern).groups != 1:
+        try:
+            brackets = 1 if self.pattern is None else re.compile(self.pattern).groups
+        except re.error as error:
+            raise ValueError(f"pattern {self.pattern!r} is no pattern: {error}") from None
+        if brackets != 1:
             raise ValueError(f"pattern {self.pattern!r} needs exactly one (bracket)")
         return self
 
@@ -167,13 +173,13 @@ class DataSpec(Settings):
     group: GroupRule | None = None  # None: each image is its own group
     split: SplitRule = SplitRule()
     simulate: SimulateSettings | None = None  # made at `root` when absent
-    checksums: dict[str, str] = {}  # file under root -> sha256 of the published copy
+    # file under root -> sha256 of the published copy
+    checksums: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _layout_fits(self) -> Self:
-        if (self.layout.kind in ("stack", "lswmd")) != (self.image.kind == "wafer_map"):
-            if self.layout.kind != "table":
-                raise ValueError("layouts 'stack' and 'lswmd' go with image.kind = 'wafer_map'")
+        if self.layout.kind in ("stack", "lswmd") and self.image.kind != "wafer_map":
+            raise ValueError("layouts 'stack' and 'lswmd' go with image.kind = 'wafer_map'")
         if self.split.by == "folder" and self.layout.kind != "folders":
             raise ValueError("split.by = 'folder' needs layout.kind = 'folders'")
         return self

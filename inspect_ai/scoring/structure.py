@@ -116,15 +116,14 @@ def walks(fails: Tensor) -> Tensor:
     """Log number of walks over failing dies (N, 1, H, W), for each of WALKS: (N, len(WALKS)).
 
     A step goes to one of the eight neighbours or stays; x after k steps is A^k 1, A the
-    adjacency matrix of failing dies with itself. Divided by 9 each step, so that nothing
-    overflows; the logs are put right at the end.
+    adjacency matrix of failing dies with itself. The mean of nine cells divides by 9 at each
+    step, so that nothing overflows; the logarithm takes it back.
     """
     x, found = fails, []
     for step in range(1, max(WALKS) + 1):
         x = fails * F.avg_pool2d(x, 3, stride=1, padding=1)
         if step in WALKS:
-            scale = 9.0**step
-            found.append((x.sum((1, 2, 3)) + 1 / scale).log() + torch.tensor(scale).log())
+            found.append((x.sum((1, 2, 3)) * 9.0**step).log1p())
     return torch.stack(found, 1)
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from inspect_ai.errors import Diverged
 from inspect_ai.training.budget import Budget
 from inspect_ai.training.checkpoint import Checkpoints
 
@@ -50,7 +51,7 @@ def descend(players: Mapping[str, nn.Module], loss: Loss, batches: Drawn, run: R
         loss: (player, batch) to a scalar.
 
     Raises:
-        FloatingPointError: a loss is not finite; names the step and the player.
+        Diverged: a loss is not finite; names the step and the player.
     """
     state = _State(players, run.budget)
     first = state.restore(run.checkpoints)
@@ -80,15 +81,21 @@ def _turn(name: str, state: "_State", loss: Loss, images: Tensor, step: int) -> 
         group["lr"] = rate(step, state.budget)
     value = loss(name, images)
     if not torch.isfinite(value):
-        raise FloatingPointError(
-            f"Loss of '{name}' is {value.item()} at step {step}; "
-            f"try a learning_rate below {state.budget.learning_rate:g}"
-        )
+        raise Diverged(_advice(name, "loss", value.item(), step, state.budget))
     adam.zero_grad(set_to_none=True)
     value.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(state.players[name].parameters(), 10.0, error_if_nonfinite=True)
+    norm = nn.utils.clip_grad_norm_(state.players[name].parameters(), 10.0)
+    if not torch.isfinite(norm):
+        raise Diverged(_advice(name, "gradient", float(norm), step, state.budget))
     adam.step()
     return value.item()
+
+
+def _advice(name: str, what: str, value: float, step: int, budget: Budget) -> str:
+    return (
+        f"The {what} of '{name}' is {value} at step {step}, needed is a finite number. "
+        f"Set [budget] learning_rate below {budget.learning_rate:g}."
+    )
 
 
 class _State:
@@ -131,7 +138,8 @@ class _State:
         step, tensors = saved
         for name, player in self.players.items():
             player.load_state_dict(_below(tensors, f"{name}/weights/"))
-            self.means[name] = _below(tensors, f"{name}/means/")
+            for key, mean in _below(tensors, f"{name}/means/").items():
+                self.means[name][key].copy_(mean)
             moments: dict[int, dict[str, Tensor]] = {}
             for key, value in _below(tensors, f"{name}/adam/").items():
                 index, _, kind = key.partition("/")

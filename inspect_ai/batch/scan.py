@@ -1,0 +1,241 @@
+"""The shop-floor step: bundle + images -> verdicts; resumable, each image exactly once.
+
+The plan (which images, in which order) is frozen when the scan starts. Images are read ahead
+in threads while ONNX Runtime scores, in parts; see ledger.py for what a kill leaves.
+"""
+
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from inspect_ai import steps
+from inspect_ai.batch import stages
+from inspect_ai.batch.ledger import Ledger
+from inspect_ai.bundle.bundle import SCORES, Bundle
+from inspect_ai.bundle.runtime import Device, Scorer
+from inspect_ai.data import layouts
+from inspect_ai.data.manifest import Manifest, Report, silent
+from inspect_ai.errors import BadSettings, MissingData
+from inspect_ai.review import pictures
+
+PLAN = "plan.parquet"
+AHEAD = 4  # batches read before they are scored
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to scan; no value changes a verdict."""
+
+    device: Device = "auto"
+    threads: int = 0  # of ONNX Runtime; 0 takes all cores
+    batch: int = 64  # images a call
+    part: int = 1024  # images a part: what a kill may cost
+    readers: int = 0  # threads that read files; 0 picks
+
+
+@dataclass(frozen=True, slots=True)
+class ScanResult:
+    """What a scan found."""
+
+    out: Path
+    images: int
+    flagged: int
+    rejected: int
+    seconds: float
+
+
+def scan(
+    bundle: Bundle,
+    manifest: Manifest,
+    out: Path,
+    options: Options = Options(),
+    report: Report = silent,
+) -> ScanResult:
+    """Scores every image of the manifest that the folder does not hold yet.
+
+    Raises:
+        BadSettings: the manifest's image rule is not the bundle's.
+        OutputInUse: the folder holds something else.
+        NoSuchDevice: the session does not run where it was asked to.
+        NoSpace: the disk is full; what was done is kept.
+    """
+    _check_rule(bundle, manifest)
+    step = steps.Step("scan", out, _inputs(bundle, manifest))
+    if step.finished:
+        return _result(out, step)
+    began = time.monotonic()
+    with steps.disk(out):
+        plan = _frozen_plan(out, manifest)
+        shutil.copyfile(bundle.folder / SCORES, out / SCORES)
+        scorer = Scorer(bundle, options.device, options.threads)
+        ledger = Ledger(out)
+        fresh = _scan_parts(plan, manifest, scorer, ledger, options, report)
+        rejected, verdicts = ledger.close()
+        seconds = time.monotonic() - began
+        flagged = int(verdicts["pred_label"].sum())
+        step.finish(
+            **_described(bundle, manifest),
+            images=len(verdicts),
+            flagged=flagged,
+            rejected=len(rejected),
+            seconds=round(seconds, 3),
+            images_per_second=round(fresh / max(seconds, 1e-9), 1),
+            device=scorer.device,
+        )
+        ledger.tidy()
+    return _result(out, step)
+
+
+def _scan_parts(
+    plan: pd.DataFrame,
+    manifest: Manifest,
+    scorer: Scorer,
+    ledger: Ledger,
+    options: Options,
+    report: Report,
+) -> int:
+    """Scores the parts that are not done; gives the number of images seen."""
+    parts = stages.parts(len(plan), options.part)
+    todo = [(i, rows) for i, rows in enumerate(parts) if not ledger.is_done(i)]
+    done = len(plan) - sum(len(rows) for _, rows in todo)
+    fresh, keep_all = 0, bool(plan["mask_path"].notna().any())
+    batches = [rows[i : i + options.batch] for _, rows in todo for i in range(0, len(rows), options.batch)]
+    ahead = _read_ahead(batches, plan, manifest, options)
+    for part, rows in todo:
+        seen_all, found = [], []
+        while sum(len(s) for s in seen_all) < len(rows):
+            seen = next(ahead)
+            seen_all.append(seen)
+            for scored in stages.score(seen, scorer.score, scorer.bundle.card.canvas):
+                _keep_maps(scored, scorer.bundle, ledger, keep_all)
+                found.append((scored.seen.row, scored.seen.image_id, scored.pred_score))
+            fresh += len(seen)
+            report(done + fresh, len(plan))
+        _commit(part, plan, [s for seen in seen_all for s in seen], found, scorer.bundle, ledger)
+    return fresh
+
+
+def _commit(
+    part: int,
+    plan: pd.DataFrame,
+    seen: list[stages.Seen],
+    found: list[tuple[int, str | None, float]],
+    bundle: Bundle,
+    ledger: Ledger,
+) -> None:
+    rows = pd.DataFrame(found, columns=["row", "image_id", "pred_score"]).set_index("row")
+    scores = stages.decide(plan, rows.sort_index(), bundle.calibration)
+    ledger.commit(part, scores, stages.rejected(plan, seen))
+
+
+def _read_ahead(
+    batches: list[range], plan: pd.DataFrame, manifest: Manifest, options: Options
+) -> Iterator[list[stages.Seen]]:
+    """Batches in order, read in threads a few ahead of the one that is scored."""
+    read = layouts.reader(manifest.spec, manifest.root)
+    paths = plan["image_path"].tolist()
+    # a stack or pickle is one stream and has one reader; files are read side by side
+    single = manifest.spec.layout.kind in ("stack", "lswmd")
+    readers = 1 if single else options.readers or min(8, os.cpu_count() or 1)
+    waiting: deque[Future[list[stages.Seen]]] = deque()
+    with ThreadPoolExecutor(readers, thread_name_prefix="read") as pool:
+        for rows in batches:
+            waiting.append(pool.submit(stages.see, rows, [paths[r] for r in rows], read))
+            if len(waiting) > AHEAD + readers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _keep_maps(scored: stages.Scored, bundle: Bundle, ledger: Ledger, keep_all: bool) -> None:
+    """Anomaly map and picture of a flagged image; maps of all where masks will judge them."""
+    flagged = bool(bundle.calibration.is_anomalous(np.float32([scored.pred_score]))[0])
+    pixels, name = scored.seen.pixels, scored.seen.image_id
+    if not (flagged or keep_all) or pixels is None:
+        return
+    anomaly_map = scored.anomaly_map
+    if bundle.card.canvas is not None:
+        anomaly_map = anomaly_map[: pixels.shape[1], : pixels.shape[2]]
+    ledger.keep(f"{name}.tiff", _encoded(".tiff", anomaly_map))
+    if flagged:
+        rule, threshold = bundle.card.data_spec.image, bundle.card.pixel_threshold
+        strip = pictures.strip(pixels, scored.expected, anomaly_map, rule, threshold)
+        ledger.keep(f"{name}.png", _encoded(".png", strip))
+
+
+def _encoded(kind: str, array: np.ndarray) -> bytes:  # type: ignore[type-arg]
+    encoded, data = cv2.imencode(kind, array)
+    assert encoded, f"OpenCV cannot write {array.dtype} {array.shape} as {kind}"
+    return data.tobytes()
+
+
+def _check_rule(bundle: Bundle, manifest: Manifest) -> None:
+    ours, theirs = bundle.card.data_spec.image, manifest.spec.image
+    fields = ("kind", "channels", "depth", "minimum", "maximum")
+    wrong = [f for f in fields if getattr(ours, f) != getattr(theirs, f)]
+    if wrong:
+        raise BadSettings(
+            f"The bundle was made for images with {', '.join(f'{f} = {getattr(ours, f)}' for f in wrong)}"
+            f"; spec '{manifest.spec.name}' says "
+            f"{', '.join(f'{f} = {getattr(theirs, f)}' for f in wrong)}. Scan images of the "
+            "bundle's kind, or build a bundle for these."
+        )
+
+
+def _frozen_plan(out: Path, manifest: Manifest) -> pd.DataFrame:
+    """The rows to scan, as they were when the scan began."""
+    path = out / PLAN
+    if not path.is_file():
+        if manifest.table.empty:
+            raise MissingData(
+                f"No image of {manifest.root} is in the split asked for. Pass --split all."
+            )
+        part = path.with_suffix(".part")
+        manifest.table.to_parquet(part, index=False)
+        part.replace(path)
+    return pd.read_parquet(path)
+
+
+def _inputs(bundle: Bundle, manifest: Manifest) -> dict[str, str]:
+    return {
+        "bundle": bundle.hash,
+        "spec": manifest.spec.hash(),
+        "root": str(manifest.root.resolve()),
+        "split": manifest.chosen,
+    }
+
+
+def _described(bundle: Bundle, manifest: Manifest) -> dict[str, object]:
+    card = bundle.card
+    return {
+        "spec_name": manifest.spec.name,
+        "spec_hash": manifest.spec.hash(),
+        "data_spec": manifest.spec.model_dump(mode="json"),
+        "root": str(manifest.root),
+        "split": manifest.chosen,
+        "bundle": str(bundle.folder),
+        "bundle_hash": bundle.hash,
+        "model": card.model,
+        "rule": card.rule,
+        "false_alarm_rate": card.false_alarm_rate,
+        "confidence": card.confidence,
+        "image_threshold": card.image_threshold,
+        "pixel_threshold": card.pixel_threshold,
+        "promise": card.promise,
+        "calibration_images": card.calibration_images,
+        "notes": list(manifest.notes),
+    }
+
+
+def _result(out: Path, step: steps.Step) -> ScanResult:
+    r = step.record
+    return ScanResult(out, r["images"], r["flagged"], r["rejected"], r["seconds"])

@@ -1,0 +1,128 @@
+"""The stages of a scan as plain functions: tables and arrays in, tables out; no clock."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from inspect_ai.calibration.conformal import Calibration
+from inspect_ai.data import images
+from inspect_ai.errors import BadImages
+from inspect_ai.scores import Float32, Pixels, Scores
+
+ReadImage = Callable[[str], Pixels]
+ScoreImages = Callable[[Pixels], Scores]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One image as it was read: its pixels and their name, or why there are none."""
+
+    row: int
+    pixels: Pixels | None
+    image_id: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One image with its scores."""
+
+    seen: Seen
+    pred_score: float
+    map_max: float
+    anomaly_map: Float32  # (H, W)
+    expected: Float32  # (C, H, W)
+
+
+def parts(rows: int, size: int) -> list[range]:
+    """Cuts row numbers into parts of `size`, the last one shorter."""
+    return [range(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def see(rows: Sequence[int], paths: Sequence[str], read: ReadImage) -> list[Seen]:
+    """Reads images; what cannot be read is kept with its reason."""
+    found = []
+    for row, path in zip(rows, paths, strict=True):
+        try:
+            pixels = read(path)
+            found.append(Seen(row, pixels, images.content_id(pixels), None))
+        except BadImages as error:
+            found.append(Seen(row, None, None, str(error)))
+    return found
+
+
+def score(
+    seen: Sequence[Seen], run: ScoreImages, canvas: tuple[int, int] | None
+) -> Iterator[Scored]:
+    """Scores readable images, those of one shape together.
+
+    Args:
+        canvas: wafer maps of any shape go into one batch of at least this (H, W); None for
+            pictures.
+    """
+    readable = [s for s in seen if s.pixels is not None]
+    for group in _together(readable, canvas):
+        pixels = [s.pixels for s in group if s.pixels is not None]
+        scores = run(np.stack(pixels) if canvas is None else images.padded(pixels, canvas))
+        assert scores.expected is not None
+        for i, one in enumerate(group):
+            anomaly_map = scores.anomaly_map[i]
+            yield Scored(
+                one,
+                float(scores.pred_score[i]),
+                float(anomaly_map.max()),
+                anomaly_map,
+                scores.expected[i],
+            )
+
+
+def decide(
+    table: pd.DataFrame, found: pd.DataFrame, calibration: Calibration
+) -> pd.DataFrame:
+    """Rows of the plan with score, p-value and verdict.
+
+    Args:
+        table: rows of the plan, indexed by row number.
+        found: image_id and pred_score, indexed by row number.
+    """
+    pred_score = found["pred_score"].to_numpy(np.float32)
+    kept = table.loc[found.index].drop(columns=["image_id"], errors="ignore")
+    verdicts = pd.DataFrame(
+        {
+            "image_id": found["image_id"].astype("string"),
+            "image_path": kept["image_path"],
+            "pred_score": pred_score,
+            "p_value": calibration.p_value(pred_score),
+            "pred_label": calibration.is_anomalous(pred_score).astype(np.int8),
+            "image_threshold": np.full(len(found), calibration.threshold),
+        },
+        index=found.index,
+    )
+    return verdicts.join(kept.drop(columns=["image_path"]))
+
+
+def rejected(table: pd.DataFrame, seen: Sequence[Seen]) -> pd.DataFrame:
+    """Rows of the plan that could not be read, with reasons."""
+    reasons = pd.Series({s.row: s.reason for s in seen if s.reason}, dtype="string")
+    rows = table.loc[reasons.index].drop(columns=["image_id"], errors="ignore")
+    rows.insert(1, "reason", reasons)
+    return rows
+
+
+def _together(seen: Sequence[Seen], canvas: tuple[int, int] | None) -> list[list[Seen]]:
+    groups: dict[tuple[int, ...], list[Seen]] = {}
+    for one in seen:
+        assert one.pixels is not None
+        groups.setdefault(_batch_shape(one.pixels, canvas), []).append(one)
+    return list(groups.values())
+
+
+def _batch_shape(pixels: Pixels, canvas: tuple[int, int] | None) -> tuple[int, ...]:
+    """Maps that fit the canvas share a batch; a larger one goes with its equals alone, so that
+    no map's score depends on its neighbours in the batch."""
+    if canvas is None:
+        return pixels.shape
+    tall, wide = pixels.shape[1:]
+    return () if tall <= canvas[0] and wide <= canvas[1] else pixels.shape

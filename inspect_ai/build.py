@@ -1,0 +1,116 @@
+"""The workshop: train -> calibrate -> export, each callable alone.
+
+Each step reads earlier folders and writes one new folder of its own (see steps.py). Weights
+are fitted on the good images of split `train`, the rule's own statistics on a part of that
+split kept from the weights, thresholds on the good images of split `calibrate`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from inspect_ai import progress, steps
+from inspect_ai.bundle import bundle as bundles
+from inspect_ai.calibration.conformal import calibrate as conformal
+from inspect_ai.calibration.conformal import require
+from inspect_ai.data.manifest import Manifest
+from inspect_ai.export import export
+from inspect_ai.recipe import Recipe
+from inspect_ai.scores import Float32
+from inspect_ai.tracking import Log
+from inspect_ai.train import BATCH, WEIGHTS, hold_out, inputs, load, named, new_detector, train
+from inspect_ai.training import batches as feed
+from inspect_ai.training.detector import Detector
+
+
+def build(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str = "cpu") -> Path:
+    """Train, calibrate and export; gives the bundle's folder.
+
+    Writes checkpoint/, calibration/ and bundle/ under `out`.
+    """
+    check(recipe, manifest)
+    step = steps.Step("build", out, inputs(recipe, manifest))
+    checkpoint = train(recipe, manifest, out / "checkpoint", log, device)
+    calibration = calibrate(checkpoint, manifest, out / "calibration")
+    bundle = export(checkpoint, calibration, manifest, out / "bundle")
+    card = bundles.read(bundle).card
+    log.numbers(recipe.budget.steps, _figures(card))
+    log.artefact(bundle)
+    if not step.finished:
+        step.finish(bundle=str(bundle), image_threshold=card.image_threshold)
+    return bundle
+
+
+def check(recipe: Recipe, manifest: Manifest) -> None:
+    """Refuses, before any work, what would fail after training.
+
+    Raises:
+        TooFewGoodImages: the calibrate split cannot support the promise.
+        MissingData, BadSettings: the train split or the model's settings do not fit.
+    """
+    require(len(manifest.good("calibrate")), recipe.false_alarm_rate, recipe.confidence)
+    hold_out(manifest.good("train"), recipe)
+    new_detector(recipe, manifest.spec, manifest.root)
+
+
+def calibrate(
+    checkpoint: Path,
+    manifest: Manifest,
+    out: Path,
+    false_alarm_rate: float | None = None,
+    confidence: float | None = None,
+) -> Path:
+    """Scores the good images of split `calibrate` and sets the threshold.
+
+    Args:
+        false_alarm_rate, confidence: other than the run file's.
+
+    Raises:
+        TooFewGoodImages: the split cannot support the promise.
+    """
+    trained = load(checkpoint)
+    rate = false_alarm_rate or trained.recipe.false_alarm_rate
+    sure = confidence or trained.recipe.confidence
+    given = {"weights": steps.sha256(checkpoint / WEIGHTS), "promise": [rate, sure]}
+    step = steps.Step("calibrate", out, given | named(manifest))
+    if step.finished:
+        return out
+    rows = manifest.good("calibrate")
+    require(len(rows), rate, sure)
+    with steps.disk(out):
+        scores = _scores(trained.detector, rows, manifest)
+        kept = conformal(scores, rate, sure)
+        table = rows[["image_id", "image_path", "group"]].assign(pred_score=scores)
+        table.to_parquet(out / "calibration.parquet", index=False)
+        fields = {
+            "false_alarm_rate": rate,
+            "confidence": sure,
+            "image_threshold": kept.threshold,
+            "rank_from_the_top": kept.rank,
+            "images": len(scores),
+            "groups": int(rows["group"].nunique()),
+            "promise": kept.promise,
+        }
+        steps.write_json(out / "calibration.json", fields)
+        step.finish(**fields)
+    return out
+
+
+def _scores(detector: Detector, rows: pd.DataFrame, manifest: Manifest) -> Float32:
+    scores, done = [], 0
+    with progress.bar("calibrate") as bar:
+        for pixels in feed.raw(rows, manifest, BATCH):
+            scores.append(detector.score(pixels).pred_score)
+            done += len(pixels)
+            bar(done, len(rows))
+    return np.concatenate(scores)
+
+
+def _figures(card: bundles.Card) -> dict[str, float]:
+    return {
+        "image_threshold": card.image_threshold,
+        "pixel_threshold": card.pixel_threshold,
+        "calibration_images": float(card.calibration_images),
+        "parity_score_difference": card.parity.largest_score_difference,
+    }

@@ -1,0 +1,141 @@
+"""The bundle: a folder that holds all the shop floor needs, each part bound to the others.
+
+    model.onnx            pixels of a file in, pred_score, anomaly_map and expected out
+    calibration.parquet   the good scores, measured through this very model.onnx
+    bundle.json           image rule, promise, thresholds, parity figures, hashes
+
+bundle.json holds the hash of each file and of the thresholds, and the thresholds must follow
+from the scores; model.onnx names the hash of the calibration. A bundle in which anything was
+changed is not loaded.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from inspect_ai import steps
+from inspect_ai.calibration.conformal import Calibration
+from inspect_ai.data.specs import DataSpec
+from inspect_ai.errors import BadBundle, BadSettings
+from inspect_ai.settings import Settings
+
+CARD, MODEL, SCORES = "bundle.json", "model.onnx", "calibration.parquet"
+FORMAT = 1
+
+
+class Parity(Settings):
+    """How far ONNX Runtime and torch were apart when the bundle was made."""
+
+    images: int
+    edge_cases: tuple[str, ...]
+    largest_score_difference: float  # on the calibration images and edge cases
+    largest_map_difference: float
+    score_spread: float  # standard deviation of the good scores: the scale of the difference
+    verdicts_flipped: Literal[0]  # a bundle with a flipped verdict is never written
+
+
+class Card(Settings):
+    """What bundle.json says."""
+
+    format: Literal[1] = FORMAT
+    name: str  # of the data set
+    model: str
+    rule: str
+    recipe: dict[str, Any]
+    recipe_hash: str
+    data_spec: DataSpec
+    data_spec_hash: str
+    canvas: tuple[int, int] | None  # smallest batch of wafer maps, in dies
+    false_alarm_rate: float
+    confidence: float | None
+    image_threshold: float  # scores strictly above it are flagged
+    pixel_threshold: float  # the same rule on each image's largest map value
+    promise: str
+    calibration_images: int
+    thresholds_hash: str
+    hashes: dict[str, str]  # file -> sha256
+    parity: Parity
+    versions: dict[str, str]
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that was read and verified."""
+
+    folder: Path
+    card: Card
+    calibration: Calibration
+
+    @property
+    def model(self) -> Path:
+        """The ONNX file."""
+        return self.folder / MODEL
+
+    @property
+    def hash(self) -> str:
+        """Names the bundle's content; a score belongs to it and an image."""
+        return steps.sha256(self.folder / CARD)
+
+
+def thresholds_hash(
+    false_alarm_rate: float, confidence: float | None, image: float, pixel: float
+) -> str:
+    """Binds promise and thresholds together."""
+    text = json.dumps([false_alarm_rate, confidence, image, pixel])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read(folder: Path) -> Bundle:
+    """A bundle, with every hash and threshold checked.
+
+    Raises:
+        BadBundle: a file is absent or was changed after export.
+    """
+    try:
+        fields = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise BadBundle(
+            f"{folder} is no bundle: it has no readable {CARD}. Pass the folder that "
+            "'inspect-ai export' wrote, or <out>/bundle of 'inspect-ai build'."
+        ) from None
+    if isinstance(fields, dict) and fields.get("format", 0) > FORMAT:
+        raise BadBundle(f"{folder} was written by a newer version. Update inspect-ai-wafer.")
+    try:
+        card = Card.checked(fields, str(folder / CARD))
+    except BadSettings as error:
+        raise BadBundle(f"{error}\nThe bundle was changed. Export it again.") from None
+    _check_files(folder, card)
+    calibration = _checked_calibration(folder, card)
+    return Bundle(folder, card, calibration)
+
+
+def _check_files(folder: Path, card: Card) -> None:
+    for name in (MODEL, SCORES):
+        path = folder / name
+        if not path.is_file() or steps.sha256(path) != card.hashes.get(name):
+            state = "was changed after export" if path.is_file() else "is missing"
+            raise BadBundle(f"{path} {state}. Export the bundle again, or restore the file.")
+
+
+def _checked_calibration(folder: Path, card: Card) -> Calibration:
+    """The yardstick, whose thresholds must be the card's."""
+    kept = pd.read_parquet(folder / SCORES)
+    rate, confidence = card.false_alarm_rate, card.confidence
+    calibration, largest = (
+        Calibration(np.sort(kept[c].to_numpy(np.float32)), rate, confidence)
+        for c in ("pred_score", "map_max")
+    )
+    given = (rate, confidence, card.image_threshold, card.pixel_threshold)
+    found = (calibration.threshold, largest.threshold)
+    if found != given[2:] or thresholds_hash(*given) != card.thresholds_hash:
+        raise BadBundle(
+            f"The thresholds of {folder / CARD} do not follow from {SCORES}: the file was "
+            "changed by hand. Export the bundle again with the rate you want."
+        )
+    return calibration

@@ -1,0 +1,85 @@
+"""The command line: parse, call one function, print what was written.
+
+Nothing heavy is imported before a command needs it: `inspect-ai --help` starts at once, and
+`inspect-ai scan` never loads torch. A user's mistake ends with 2 and one message, ours with 1.
+"""
+
+import sys
+import traceback
+from typing import Annotated
+
+import click
+import typer
+
+from inspect_ai.commands import desk, floor, workshop
+from inspect_ai.errors import InspectError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Visual inspection from defect-free images: train, calibrate, export, scan, report.",
+)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show an error's traceback.")] = False,
+) -> None:
+    """--debug is read in main(), which also sees errors of parsing."""
+    del debug
+
+
+for command in (
+    workshop.build,
+    workshop.train,
+    workshop.calibrate,
+    workshop.export,
+    floor.scan,
+    floor.report,
+    workshop.models,
+    desk.demo,
+    desk.doctor,
+):
+    app.command()(command)
+app.add_typer(desk.specs, name="specs")
+app.add_typer(desk.simulate, name="simulate")
+
+
+def main() -> None:
+    """Runs a command and ends the process with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs a command; 0 done, 1 our mistake, 2 the user's, 130 interrupted."""
+    debug = "--debug" in arguments
+    # --debug is welcome anywhere, not only before the command
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        code = app(arguments, prog_name="inspect-ai", standalone_mode=False)
+    except click.exceptions.Abort:
+        return _interrupted()
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except KeyboardInterrupt:
+        return _interrupted()
+    except InspectError as error:
+        return _ended(str(error), 2, debug)
+    except Exception as error:  # noqa: BLE001 - the last place that can speak to the user
+        ours = f"{type(error).__name__}: {error}\nThis is our mistake. Run again with --debug and report it."
+        return _ended(ours, 1, debug)
+    return code if isinstance(code, int) else 0
+
+
+def _ended(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    typer.echo(f"error: {message}", err=True)
+    return code
+
+
+def _interrupted() -> int:
+    typer.echo("interrupted: run the same command again and it goes on", err=True)
+    return 130

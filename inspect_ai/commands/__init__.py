@@ -1,0 +1,1 @@
+"""The commands, by the side of the wall they stand on; cli.py puts them together."""

@@ -1,0 +1,112 @@
+"""Commands of the shop floor: scan, report. They never load torch."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from inspect_ai.commands.options import (
+    Compute,
+    Device,
+    DryRun,
+    Out,
+    Root,
+    Split,
+    Track,
+    made_manifest,
+    say_notes,
+    tracked,
+)
+from inspect_ai.errors import BadSettings
+
+if TYPE_CHECKING:
+    from inspect_ai.bundle.bundle import Bundle
+    from inspect_ai.data.manifest import Manifest
+
+RUN_KEY = "tracking.txt"  # names the scan's run, so that its report joins it
+
+
+def scan(
+    bundle: Annotated[Path, typer.Argument(help="Folder that export or build wrote.")],
+    folder: Annotated[Path | None, typer.Argument(help="Plain folder of images.")] = None,
+    spec: Annotated[Path | None, typer.Option(help="Data spec, instead of a folder.")] = None,
+    root: Root = None,
+    split: Annotated[Split, typer.Option(help="Which images of the spec.")] = Split.all,
+    out: Out = Path("artefacts/scan"),
+    device: Compute = Device.auto,
+    threads: Annotated[int, typer.Option(min=0, help="Of ONNX Runtime; 0 takes all cores.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Images a call.")] = 64,
+    dry_run: DryRun = False,
+    track: Track = True,
+) -> None:
+    """Score a batch of images; started again after a kill, it goes on where it was."""
+    from inspect_ai import progress
+    from inspect_ai.batch import scan as floor
+    from inspect_ai.bundle import bundle as bundles
+
+    made = bundles.read(bundle)
+    manifest = _images(made, folder, spec, root, split)
+    if dry_run:
+        typer.echo(f"dry run: {len(manifest.table):,} images of {manifest.root} would be scored")
+        return
+    given = floor.Options(device.value, threads, batch)
+    with progress.bar("scan") as bar:
+        result = floor.scan(made, manifest, out, given, bar)
+    typer.echo(
+        f"{result.images:,} scored, {result.flagged:,} flagged "
+        f"({result.flagged / max(result.images, 1):.2%}), {result.rejected:,} rejected"
+    )
+    if result.rejected:
+        typer.echo(f"rejected, with reasons: {out / 'rejected.parquet'}")
+    if not (out / RUN_KEY).is_file():
+        with tracked(f"scan {manifest.spec.name}", track) as log:
+            log.settings({"bundle": bundle, "bundle_hash": made.hash, "split": split.value})
+            names = ("images", "flagged", "rejected", "seconds")
+            log.numbers(0, {name: float(getattr(result, name)) for name in names})
+            log.artefact(out / "run.json")
+            log.artefact(out / "rejected.parquet")
+        (out / RUN_KEY).write_text(log.name, encoding="utf-8")
+    typer.echo(f"scan: {out}")
+
+
+def report(
+    scan: Annotated[Path, typer.Argument(help="Folder that scan wrote.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; default SCAN.")] = None,
+    track: Track = True,
+) -> None:
+    """Write report.html and metrics.json of a scan."""
+    from inspect_ai.review import report as page
+    from inspect_ai.tracking import Tracked
+
+    made = page.render(scan, out)
+    known = scan / RUN_KEY
+    if track and known.is_file():
+        log = Tracked("report", known.read_text(encoding="utf-8"))
+        log.artefact(made)
+        log.artefact(made.with_name("metrics.json"))
+        typer.echo(log.close())
+    typer.echo(f"report: {made}")
+
+
+def _images(
+    bundle: "Bundle", folder: Path | None, spec: Path | None, root: Path | None, split: Split
+) -> "Manifest":
+    """What to scan: a plain folder, or a split of a data spec."""
+    from inspect_ai.data import manifest as manifests
+    from inspect_ai.data.specs import DataSpec, plain_folder
+
+    if (folder is None) == (spec is None):
+        raise BadSettings(
+            "A scan needs a folder of images or --spec FILE, one of them. "
+            "Try: inspect-ai scan BUNDLE FOLDER"
+        )
+    if folder is not None:
+        manifest = manifests.listing(plain_folder(bundle.card.data_spec.image), folder)
+    elif split is Split.all:
+        assert spec is not None
+        manifest = manifests.listing(DataSpec.from_toml(spec), root)
+    else:
+        assert spec is not None
+        return made_manifest(spec, root).part(split.value)
+    say_notes(manifest)
+    return manifest

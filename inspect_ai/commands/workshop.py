@@ -1,0 +1,122 @@
+"""Commands of the workshop: build, train, calibrate, export, models."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inspect_ai.commands.options import (
+    Compute,
+    Device,
+    DryRun,
+    Out,
+    Root,
+    RunFile,
+    Track,
+    made_manifest,
+    tracked,
+    workshop,
+)
+
+Checkpoint = Annotated[Path, typer.Argument(help="Folder that train wrote.")]
+
+
+def build(
+    run: RunFile,
+    out: Out,
+    root: Root = None,
+    device: Compute = Device.auto,
+    dry_run: DryRun = False,
+    track: Track = True,
+) -> None:
+    """Train, calibrate and export one run file into a bundle."""
+    with workshop():
+        from inspect_ai import build as steps
+        from inspect_ai import recipe as recipes
+        from inspect_ai.bundle import bundle as bundles
+        from inspect_ai.train import torch_device
+
+    recipe = recipes.read(run)
+    manifest = made_manifest(recipe.data_spec, root)
+    steps.check(recipe, manifest)
+    typer.echo(
+        f"{run}: {recipe.model['name']} + {recipe.score.rule}, {recipe.budget.steps:,} steps; good "
+        f"images: {len(manifest.good('train')):,} train, {len(manifest.good('calibrate')):,} calibrate"
+    )
+    if dry_run:
+        typer.echo(f"dry run: nothing was written to {out}")
+        return
+    with tracked(f"build {manifest.spec.name}", track) as log:
+        log.settings({"run": str(run), **recipe.model_dump(mode="json")})
+        bundle = steps.build(recipe, manifest, out, log, torch_device(device.value))
+    card = bundles.read(bundle).card
+    typer.echo(f"threshold {card.image_threshold:.6g}. {card.promise}")
+    typer.echo(f"bundle: {bundle}")
+
+
+def train(
+    run: RunFile,
+    out: Out,
+    root: Root = None,
+    device: Compute = Device.auto,
+    dry_run: DryRun = False,
+) -> None:
+    """Fit a detector to the good images of split 'train'."""
+    with workshop():
+        from inspect_ai import recipe as recipes
+        from inspect_ai import train as step
+        from inspect_ai.tracking import Nothing
+
+    recipe = recipes.read(run)
+    manifest = made_manifest(recipe.data_spec, root)
+    step.new_detector(recipe, manifest.spec, manifest.root)
+    if dry_run:
+        typer.echo(f"dry run: nothing was written to {out}")
+        return
+    made = step.train(recipe, manifest, out, Nothing(), step.torch_device(device.value))
+    typer.echo(f"checkpoint: {made}")
+
+
+def calibrate(
+    checkpoint: Checkpoint,
+    out: Out,
+    root: Root = None,
+    false_alarm_rate: Annotated[
+        float | None, typer.Option(help="Share of good images that may be flagged.")
+    ] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="Promise the rate with this confidence.")
+    ] = None,
+) -> None:
+    """Set the threshold from the good images of split 'calibrate'."""
+    with workshop():
+        from inspect_ai import build as steps
+        from inspect_ai.train import kept_manifest
+
+    manifest = kept_manifest(checkpoint, root)
+    made = steps.calibrate(checkpoint, manifest, out, false_alarm_rate, confidence)
+    typer.echo(f"calibration: {made}")
+
+
+def export(
+    checkpoint: Checkpoint,
+    calibration: Annotated[Path, typer.Argument(help="Folder that calibrate wrote.")],
+    out: Out,
+    root: Root = None,
+) -> None:
+    """Write a bundle, if ONNX Runtime gives torch's verdicts."""
+    with workshop():
+        from inspect_ai import export as step
+        from inspect_ai.train import kept_manifest
+
+    made = step.export(checkpoint, calibration, kept_manifest(checkpoint, root), out)
+    typer.echo(f"bundle: {made}")
+
+
+def models() -> None:
+    """Name the models a run file can ask for."""
+    with workshop():
+        from inspect_ai import models as known
+
+    for name in known.names():
+        typer.echo(name)

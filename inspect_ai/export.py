@@ -1,0 +1,129 @@
+"""export: checkpoint + calibration -> bundle, if ONNX Runtime gives torch's verdicts."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from inspect_ai import parity as gate
+from inspect_ai import progress, steps
+from inspect_ai.bundle import bundle as bundles
+from inspect_ai.calibration.conformal import Calibration
+from inspect_ai.data.manifest import Manifest
+from inspect_ai.errors import ParityFailed
+from inspect_ai.scores import Pixels
+from inspect_ai.train import BATCH, DESCRIPTION, WEIGHTS, Trained, load, named
+from inspect_ai.training import batches as feed
+
+
+def export(checkpoint: Path, calibration: Path, manifest: Manifest, out: Path) -> Path:
+    """Writes the bundle, if ONNX Runtime gives torch's verdicts.
+
+    Raises:
+        ParityFailed: it does not; no bundle is written.
+    """
+    steps.read_record(calibration, "calibrate")
+    given = {f: steps.sha256(p) for f, p in _parts(checkpoint, calibration).items()}
+    step = steps.Step("export", out, given | named(manifest))
+    if step.finished:
+        return out
+    trained = load(checkpoint)
+    promise = json.loads((calibration / "calibration.json").read_text(encoding="utf-8"))
+    rows = pd.read_parquet(calibration / "calibration.parquet")
+    rate, sure = promise["false_alarm_rate"], promise["confidence"]
+    with steps.disk(out):
+        compared, edge, cases = _through_the_gate(trained, rows, manifest, out / bundles.MODEL)
+        kept, scores, peaks = gate.measured(rows, compared, rate, sure)
+        ours = Calibration(np.sort(compared.torch_scores), rate, sure)
+        try:
+            gate.check(compared, edge, ours, scores)
+        except ParityFailed:
+            (out / bundles.MODEL).unlink()
+            raise
+        kept.to_parquet(out / bundles.SCORES, index=False)
+        gate.annotate(out / bundles.MODEL, {"calibration": steps.sha256(out / bundles.SCORES)})
+        parity = bundles.Parity(
+            images=len(rows),
+            edge_cases=tuple(cases),
+            largest_score_difference=max(compared.score_difference, edge.score_difference),
+            largest_map_difference=max(compared.map_difference, edge.map_difference),
+            score_spread=float(np.std(scores.good_scores)),
+            verdicts_flipped=0,
+        )
+        card = _card(trained, manifest, (scores, peaks), parity, out)
+        steps.write_json(out / bundles.CARD, card.model_dump(mode="json"))
+        step.finish()
+    bundles.read(out)  # what was written is what a scan will accept
+    return out
+
+
+def _through_the_gate(
+    trained: Trained, rows: pd.DataFrame, manifest: Manifest, path: Path
+) -> tuple[gate.Compared, gate.Compared, list[str]]:
+    """Exports the graph and scores calibration images and edge cases both ways."""
+    few = next(feed.raw(rows, manifest, 3))
+    if len(few) < 3:  # pictures of mixed sizes: a batch of equals
+        few = np.repeat(few[:1], 3, axis=0)
+    gate.to_onnx(trained.detector, few, path)
+    theirs = gate.scorer(path)
+    with progress.bar("compare with ONNX Runtime") as bar:
+        images = _counted(feed.raw(rows, manifest, BATCH), len(rows), bar)
+        compared = gate.compare(images, trained.detector.score, theirs)
+    cases = gate.edge_cases(trained.spec.image, few)
+    return compared, gate.compare(cases.values(), trained.detector.score, theirs), list(cases)
+
+
+def _counted(batches: Iterator[Pixels], total: int, bar: progress.Report) -> Iterator[Pixels]:
+    done = 0
+    for pixels in batches:
+        yield pixels
+        done += len(pixels)
+        bar(done, total)
+
+
+def _card(
+    trained: Trained,
+    manifest: Manifest,
+    yardsticks: tuple[Calibration, Calibration],
+    parity: bundles.Parity,
+    out: Path,
+) -> bundles.Card:
+    scores, peaks = yardsticks
+    rate, sure, spec = scores.false_alarm_rate, scores.confidence, trained.spec
+    return bundles.Card(
+        name=spec.name,
+        model=trained.recipe.model["name"],
+        rule=trained.recipe.score.rule,
+        recipe=trained.recipe.model_dump(mode="json"),
+        recipe_hash=trained.recipe.hash(),
+        data_spec=spec,
+        data_spec_hash=spec.hash(),
+        canvas=_canvas(manifest) if spec.image.kind == "wafer_map" else None,
+        false_alarm_rate=rate,
+        confidence=sure,
+        image_threshold=scores.threshold,
+        pixel_threshold=peaks.threshold,
+        promise=scores.promise,
+        calibration_images=parity.images,
+        thresholds_hash=bundles.thresholds_hash(rate, sure, scores.threshold, peaks.threshold),
+        hashes={f: steps.sha256(out / f) for f in (bundles.MODEL, bundles.SCORES)},
+        parity=parity,
+        versions=gate.versions(),
+        created_at=steps.now(),
+    )
+
+
+def _canvas(manifest: Manifest) -> tuple[int, int]:
+    """A canvas that holds every good map of the calibrate split."""
+    sides = [b.shape[2:] for b in feed.raw(manifest.good("calibrate"), manifest, BATCH)]
+    return max(s[0] for s in sides), max(s[1] for s in sides)
+
+
+def _parts(checkpoint: Path, calibration: Path) -> dict[str, Path]:
+    return {
+        "weights": checkpoint / WEIGHTS,
+        "description": checkpoint / DESCRIPTION,
+        "calibration": calibration / "calibration.json",
+    }

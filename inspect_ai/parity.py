@@ -1,0 +1,178 @@
+"""From a detector to a bundle, behind a gate: ONNX Runtime must give torch's verdicts.
+
+The graph begins at the file's own pixels and ends at the score, so nothing can differ between
+workshop and floor but arithmetic. The good scores are measured again through the exported
+file: the yardstick that travels is the one the floor's instrument gives.
+"""
+
+import logging
+import platform
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pandas as pd
+import torch
+
+from inspect_ai import __version__
+from inspect_ai.bundle.runtime import open_session
+from inspect_ai.calibration.conformal import Calibration, calibrate
+from inspect_ai.data.specs import ImageRule
+from inspect_ai.errors import ParityFailed
+from inspect_ai.scores import Float32, Pixels, Scores
+from inspect_ai.training.detector import Detector
+
+OPSET = 20
+TOLERANCE = 1e-3  # of the good scores' spread; ten times what has been seen
+Score = Callable[[Pixels], Scores]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Scores of the same images through torch and ONNX Runtime."""
+
+    torch_scores: Float32
+    onnx_scores: Float32
+    map_max: Float32  # through ONNX Runtime
+    score_difference: float
+    map_difference: float
+
+
+def to_onnx(detector: Detector, example: Pixels, path: Path) -> None:
+    """Writes the detector as one ONNX file; batch, height and width stay free.
+
+    Args:
+        example: (N, C, H, W) pixels with N of 2 or more.
+    """
+    free = {axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision aloud
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own code
+        program = torch.onnx.export(
+            detector.eval(),
+            (torch.from_numpy(example),),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=["input"],
+            output_names=["pred_score", "anomaly_map", "expected"],
+            dynamic_shapes={"pixels": free},
+        )
+    assert program is not None
+    program.save(str(path))
+
+
+def annotate(path: Path, fields: dict[str, str]) -> None:
+    """Writes metadata into the ONNX file."""
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, fields)
+    onnx.save(model, path)
+
+
+def scorer(path: Path) -> Score:
+    """Scores through an ONNX file on the CPU."""
+    session = open_session(path, "cpu")
+    names = ["pred_score", "anomaly_map", "expected"]
+    return lambda pixels: Scores(*session.run(names, {"input": pixels}))
+
+
+def compare(batches: Iterable[Pixels], ours: Score, theirs: Score) -> Compared:
+    """Scores every batch both ways.
+
+    Args:
+        ours: torch. theirs: ONNX Runtime.
+
+    Raises:
+        ParityFailed: one of them gives a number where the other does not.
+    """
+    rows, maps = [], 0.0
+    for pixels in batches:
+        a, b = ours(pixels), theirs(pixels)
+        if (np.isfinite(a.pred_score) != np.isfinite(b.pred_score)).any():
+            raise ParityFailed(
+                f"torch scores {a.pred_score} and ONNX Runtime {b.pred_score} for the same "
+                "images. Use another rule or model, and report this graph."
+            )
+        maps = max(maps, float(np.abs(a.anomaly_map - b.anomaly_map).max()))
+        rows.append((a.pred_score, b.pred_score, b.anomaly_map.max(axis=(1, 2))))
+    torch_scores, onnx_scores, largest = (np.concatenate(c) for c in zip(*rows, strict=True))
+    difference = float(np.abs(torch_scores - onnx_scores).max())
+    return Compared(torch_scores, onnx_scores, largest, difference, maps)
+
+
+def check(found: Compared, edge: Compared, ours: Calibration, theirs: Calibration) -> None:
+    """Refuses an export that would change a verdict.
+
+    Raises:
+        ParityFailed: a verdict differs, or scores differ by more than the tolerance.
+    """
+    spread = float(np.std(theirs.good_scores))
+    for what, pair in (("calibration images", found), ("edge cases", edge)):
+        a, b = ours.is_anomalous(pair.torch_scores), theirs.is_anomalous(pair.onnx_scores)
+        if (a != b).any():
+            raise ParityFailed(
+                f"{int((a != b).sum())} verdicts on {what} differ between torch and ONNX Runtime "
+                f"(largest score difference {pair.score_difference:.3g}, threshold "
+                f"{theirs.threshold:.6g}). Calibrate on other images, or report this graph."
+            )
+    scale = np.maximum(np.abs(edge.torch_scores).max(), spread)  # an edge case may score far out
+    limits = {"calibration images": TOLERANCE * spread, "edge cases": TOLERANCE * float(scale)}
+    for (what, limit), pair in zip(limits.items(), (found, edge), strict=True):
+        if pair.score_difference > limit:
+            raise ParityFailed(
+                f"Scores of {what} differ by {pair.score_difference:.3g} between torch and ONNX "
+                f"Runtime, allowed is {limit:.3g}. Report this graph."
+            )
+
+
+def edge_cases(rule: ImageRule, good: Pixels) -> dict[str, Pixels]:
+    """Batches on which graphs tend to break.
+
+    Args:
+        good: (N, C, H, W) real images, N of 3 or more.
+    """
+    if rule.kind == "wafer_map":
+        low, high = np.minimum(good, 1), np.where(good > 0, 2, 0).astype(np.uint8)
+    else:
+        low, high = np.full_like(good, rule.minimum), np.full_like(good, rule.largest)
+    padded = np.pad(good[:3], ((0, 0), (0, 0), (0, 9), (0, 5)), mode="constant")
+    return {
+        "constant": low[:2],
+        "saturated": high[:2],
+        "batch of 1": good[:1],
+        "odd batch": good[:3],
+        "other size": padded,
+    }
+
+
+def measured(
+    table: pd.DataFrame, found: Compared, rate: float, confidence: float | None
+) -> tuple[pd.DataFrame, Calibration, Calibration]:
+    """The rows of calibration.parquet, and the yardsticks of the scores and of the map's peaks."""
+    kept = pd.DataFrame(
+        {
+            "image_id": table["image_id"].to_numpy(),
+            "group": table["group"].to_numpy(),
+            "pred_score": found.onnx_scores,
+            "map_max": found.map_max,
+        }
+    )
+    scores = calibrate(found.onnx_scores, rate, confidence)
+    return kept, scores, calibrate(found.map_max, rate, confidence)
+
+
+def versions() -> dict[str, str]:
+    """What made the bundle."""
+    return {
+        "inspect-ai-wafer": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "opset": str(OPSET),
+    }
