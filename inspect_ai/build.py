@@ -70,8 +70,8 @@ def calibrate(
         TooFewGoodImages: the split cannot support the promise.
     """
     trained = load(checkpoint)
-    rate = false_alarm_rate or trained.recipe.false_alarm_rate
-    sure = confidence or trained.recipe.confidence
+    rate = trained.recipe.false_alarm_rate if false_alarm_rate is None else false_alarm_rate
+    sure = trained.recipe.confidence if confidence is None else confidence
     given = {"weights": steps.sha256(checkpoint / WEIGHTS), "promise": [rate, sure]}
     step = steps.Step("calibrate", out, given | named(manifest))
     if step.finished:

@@ -83,3 +83,7 @@ def _ended(message: str, code: int, debug: bool) -> int:
 def _interrupted() -> int:
     typer.echo("interrupted: run the same command again and it goes on", err=True)
     return 130
+
+
+if __name__ == "__main__":
+    main()

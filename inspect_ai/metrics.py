@@ -125,6 +125,18 @@ class Overlaps:
     defects: Float64
     fpr_limit: float
 
+    def pooled(self, groups: Sequence[Hashable]) -> "Overlaps":
+        """One row for each group, in sorted order: what `bootstrap_interval` draws."""
+        _, code, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+        order, starts = np.argsort(code, kind="stable"), np.cumsum(sizes) - sizes
+        return Overlaps(
+            np.add.reduceat(self.false[order], starts),
+            np.add.reduceat(self.hit[order], starts),
+            np.add.reduceat(self.free[order], starts),
+            np.add.reduceat(self.defects[order], starts),
+            self.fpr_limit,
+        )
+
     def aupro(self, rows: Rows | None = None) -> float:
         """Area under overlap against false-positive rate up to the limit, over the limit.
 
@@ -134,9 +146,9 @@ class Overlaps:
         Raises:
             ValueError: these images have no defect or no defect-free pixel.
         """
-        times = np.ones(len(self.free))
+        times = np.ones(len(self.free), np.float32)  # the tables' type: else they are copied
         if rows is not None:
-            times = np.bincount(rows, minlength=len(times)).astype(np.float64)
+            times = np.bincount(rows, minlength=len(times)).astype(np.float32)
         free, defects = times @ self.free, times @ self.defects
         if not (free and defects):
             raise ValueError("AUPRO needs images with a defect mask and defect-free pixels")
@@ -156,7 +168,8 @@ def overlaps(maps: Sequence[Float32], masks: Sequence[Bool], fpr_limit: float = 
 
     Args:
         maps: N anomaly maps (h, w) of any size, resized to the mask's by linear interpolation.
-            Read twice, one after the other, so a sequence may load them as it goes.
+            Read twice, one after the other, so a sequence may load them as it goes. A cell of
+            -infinity was not looked at (off the wafer) and counts nowhere.
         masks: N masks (H, W), True on a defect, all False for a good image.
         fpr_limit: in (0, 1].
 
@@ -170,8 +183,9 @@ def overlaps(maps: Sequence[Float32], masks: Sequence[Bool], fpr_limit: float = 
     free, defects = np.zeros((2, len(maps)))
     for i, (pixels, mask) in enumerate(_pairs(maps, masks)):
         parts, count = ndimage.label(mask, structure=np.ones((3, 3)))
-        false[i] = _above(pixels[~mask], thresholds)
-        free[i], defects[i] = (~mask).sum(), count
+        clean = pixels[~mask & (pixels > -np.inf)]
+        false[i] = _above(clean, thresholds)
+        free[i], defects[i] = len(clean), count
         for box, number in zip(ndimage.find_objects(parts), range(1, count + 1), strict=True):
             part = pixels[box][parts[box] == number]
             hit[i] += _above(part, thresholds) / len(part)
@@ -267,7 +281,7 @@ def _thresholds(maps: Sequence[Float32], masks: Sequence[Bool], limit: float) ->
     """(T,) thresholds, falling, from the largest defect-free pixel to a little past the limit."""
     sample, largest = [], -np.inf
     for pixels, mask in _pairs(maps, masks):
-        free = pixels[~mask]
+        free = pixels[~mask & (pixels > -np.inf)]
         if free.size:
             largest = max(largest, float(free.max()))
             sample.append(free[:: max(1, free.size * len(maps) // SAMPLE)])

@@ -98,18 +98,24 @@ def compare(batches: Iterable[Pixels], ours: Score, theirs: Score) -> Compared:
                 f"torch scores {a.pred_score} and ONNX Runtime {b.pred_score} for the same "
                 "images. Use another rule or model, and report this graph."
             )
-        maps = max(maps, float(np.abs(a.anomaly_map - b.anomaly_map).max()))
+        maps = float(np.maximum(maps, _apart(a.anomaly_map, b.anomaly_map)))
         rows.append((a.pred_score, b.pred_score, b.anomaly_map.max(axis=(1, 2))))
     torch_scores, onnx_scores, largest = (np.concatenate(c) for c in zip(*rows, strict=True))
-    difference = float(np.abs(torch_scores - onnx_scores).max())
-    return Compared(torch_scores, onnx_scores, largest, difference, maps)
+    return Compared(torch_scores, onnx_scores, largest, _apart(torch_scores, onnx_scores), maps)
+
+
+def _apart(a: Float32, b: Float32) -> float:
+    """Largest difference; not a number where either is not finite."""
+    with np.errstate(invalid="ignore"):
+        return float(np.abs(a - b).max())
 
 
 def check(found: Compared, edge: Compared, ours: Calibration, theirs: Calibration) -> None:
     """Refuses an export that would change a verdict.
 
     Raises:
-        ParityFailed: a verdict differs, or scores differ by more than the tolerance.
+        ParityFailed: a verdict differs, scores differ by more than the tolerance, or a score
+            or map is not finite.
     """
     spread = float(np.std(theirs.good_scores))
     for what, pair in (("calibration images", found), ("edge cases", edge)):
@@ -123,6 +129,11 @@ def check(found: Compared, edge: Compared, ours: Calibration, theirs: Calibratio
     scale = np.maximum(np.abs(edge.torch_scores).max(), spread)  # an edge case may score far out
     limits = {"calibration images": TOLERANCE * spread, "edge cases": TOLERANCE * float(scale)}
     for (what, limit), pair in zip(limits.items(), (found, edge), strict=True):
+        if not np.isfinite([pair.score_difference, pair.map_difference]).all():
+            raise ParityFailed(
+                f"A score or map of {what} is not a finite number. Use another rule or model, "
+                "and report this graph."
+            )
         if pair.score_difference > limit:
             raise ParityFailed(
                 f"Scores of {what} differ by {pair.score_difference:.3g} between torch and ONNX "
@@ -140,7 +151,8 @@ def edge_cases(rule: ImageRule, good: Pixels) -> dict[str, Pixels]:
         low, high = np.minimum(good, 1), np.where(good > 0, 2, 0).astype(np.uint8)
     else:
         low, high = np.full_like(good, rule.minimum), np.full_like(good, rule.largest)
-    padded = np.pad(good[:3], ((0, 0), (0, 0), (0, 9), (0, 5)), mode="constant")
+    around = 0 if rule.kind == "wafer_map" else rule.minimum
+    padded = np.pad(good[:3], ((0, 0), (0, 0), (0, 9), (0, 5)), constant_values=around)
     return {
         "constant": low[:2],
         "saturated": high[:2],

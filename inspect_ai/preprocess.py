@@ -43,10 +43,10 @@ class Preprocess(nn.Module):
     region: Tensor
 
     def __init__(self, view: View, region: Tensor | None = None) -> None:
-        """With `region`, an (h, w) share of each cell that counts, in [0, 1]; default all."""
+        """With `region`, 1 where a picture counts and 0 where not, of any size; default all."""
         super().__init__()
         self.view = view
-        self.register_buffer("region", torch.ones(view.grid) if region is None else region)
+        self.register_buffer("region", torch.ones(1, 1) if region is None else region)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The model's view."""
@@ -54,9 +54,15 @@ class Preprocess(nn.Module):
             rows, columns = self._die_matrices(pixels)
             return _rate(rows @ _fails_and_dies(pixels) @ columns.transpose(2, 3))
         rows, columns = self._picture_matrices(pixels)
-        coverage = (rows.sum(1)[:, None] * columns.sum(1)[None, :])[None, None] * self.region
-        coverage = coverage.expand(pixels.shape[0], -1, -1, -1)
-        mean = rows @ self._scaled(pixels) @ columns.T * self.region
+        scaled = self._scaled(pixels)
+        if self.region.numel() == 1:
+            coverage = rows.sum(1)[:, None] * columns.sum(1)[None, :]
+        else:  # pixel by pixel: a cell that counts in part shows that part alone
+            valid = self._valid(pixels)
+            scaled = scaled * valid
+            coverage = rows @ valid @ columns.T
+        coverage = coverage[None, None].expand(pixels.shape[0], -1, -1, -1)
+        mean = rows @ scaled @ columns.T
         return torch.cat([mean / coverage.clamp(min=1e-6), coverage], 1)
 
     def detail(self, pixels: Tensor, images: Tensor) -> Tensor:
@@ -76,7 +82,14 @@ class Preprocess(nn.Module):
 
     def _scaled(self, pixels: Tensor) -> Tensor:
         span = self.view.maximum - self.view.minimum
-        return (pixels.float() - self.view.minimum) / span
+        return ((pixels.float() - self.view.minimum) / span).clamp(min=0)
+
+    def _valid(self, pixels: Tensor) -> Tensor:
+        """Share of each pixel that counts, (H, W); the region is stretched over the picture."""
+        (tall, wide), one = self.region.shape, torch.ones(1, device=pixels.device)
+        rows = overlap(0 * one, one * tall, pixels.shape[2], tall)[0]
+        columns = overlap(0 * one, one * wide, pixels.shape[3], wide)[0]
+        return rows @ self.region @ columns.T
 
     def _picture_matrices(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """A (h, H) and B (w, W), shared by the batch."""

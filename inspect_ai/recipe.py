@@ -38,6 +38,12 @@ class Recipe(Settings):
             raise ValueError(f"[model] needs a name: one of {', '.join(models.names())}")
         return self
 
+    @model_validator(mode="after")
+    def _can_turn(self) -> Self:
+        if self.turn and self.grid[0] != self.grid[1]:
+            raise ValueError("turn = true needs a square grid; make it one, or set turn = false")
+        return self
+
     def model_config_(self) -> Buildable:
         """The checked config of the model.
 

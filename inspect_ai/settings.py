@@ -16,7 +16,7 @@ Loc = tuple[str | int, ...]
 class Settings(BaseModel):
     """Frozen values; an unknown key is refused, so a typing error never passes silently."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def from_toml(cls, path: Path) -> Self:
@@ -60,7 +60,8 @@ def _advice(cls: type[BaseModel], fault: ErrorDetails) -> str:
         return f"'{key}': missing. Add it."
     if fault["type"] == "union_tag_not_found":
         tags = sorted(tag for model in _models_at(cls, fault["loc"]) for tag in _tags(model))
-        return f"'{key}.kind': missing. Add it: one of {', '.join(tags)}."
+        which = fault["ctx"]["discriminator"].strip("'")
+        return f"'{key}.{which}': missing. Add it: one of {', '.join(tags)}."
     given = repr(fault["input"])
     return (
         f"'{key}': {fault['msg']}, got {given if len(given) <= SHOWN else given[:SHOWN] + ' ...'}"
@@ -105,6 +106,6 @@ def _settings_in(annotation: object) -> list[type[BaseModel]]:
 
 
 def _tags(model: type[BaseModel]) -> tuple[str, ...]:
-    """What `kind` may be in this member of a union."""
-    field = model.model_fields.get("kind")
+    """What `kind` or `rule` may be in this member of a union."""
+    field = model.model_fields.get("rule") or model.model_fields.get("kind")
     return get_args(field.annotation) if field else ()

@@ -171,7 +171,12 @@ def _mlflow() -> Any:
     # a dead server must cost seconds, not the minutes of MLflow's own patience
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    import logging
+
     import mlflow
+
+    for name in ("mlflow", "alembic"):  # table migrations are no news to a user
+        logging.getLogger(name).setLevel(logging.WARNING)
 
     return mlflow
 

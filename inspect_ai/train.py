@@ -19,7 +19,7 @@ from inspect_ai.data import manifest as manifests
 from inspect_ai.data.manifest import Manifest
 from inspect_ai.data.specs import DataSpec, ImageRule
 from inspect_ai.errors import BadSettings, MissingData, NoSuchDevice
-from inspect_ai.preprocess import Preprocess, overlap
+from inspect_ai.preprocess import Preprocess
 from inspect_ai.recipe import Recipe
 from inspect_ai.scores import Float32
 from inspect_ai.tracking import Log
@@ -66,10 +66,11 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str =
                 bar(number + 1, recipe.budget.steps)
 
             run = Run(recipe.budget, report, Checkpoints(out / "state.safetensors"), device)
-            images, pool = _prepared(detector.preprocess, fit_rows, manifest)
-            drawn = feed.Batches(images, recipe.budget.batch_size, recipe.budget.seed, recipe.turn)
-            detector.fit(drawn, lambda: feed.raw(held_rows, manifest, BATCH), run)
-            del images, pool
+            with _pool(detector.preprocess, len(fit_rows)) as pool:
+                images = _prepared(pool, detector.preprocess, fit_rows, manifest)
+                budget = recipe.budget
+                drawn = feed.Batches(images, budget.batch_size, budget.seed, recipe.turn)
+                detector.fit(drawn, lambda: feed.raw(held_rows, manifest, BATCH), run)
         _keep(detector, recipe, manifest, history, out)
         Checkpoints(out / "state.safetensors").drop()
         step.finish(images=len(fit_rows), held_out_images=len(held_rows))
@@ -87,14 +88,16 @@ def load(checkpoint: Path) -> Trained:
     recipe = Recipe.checked(fields["recipe"], str(checkpoint / DESCRIPTION))
     spec = DataSpec.checked(fields["data_spec"], str(checkpoint / DESCRIPTION))
     detector = new_detector(recipe, spec, None)
-    detector.load_state_dict(load_file(checkpoint / WEIGHTS))
+    tensors = load_file(checkpoint / WEIGHTS)
+    detector.preprocess.region = tensors["preprocess.region"]  # of its own size
+    detector.load_state_dict(tensors)
     return Trained(detector.eval(), recipe, spec)
 
 
 def new_detector(recipe: Recipe, spec: DataSpec, root: Path | None) -> Detector:
     """An untrained detector; `root` is where a valid region is read, None leaves it whole."""
     torch.manual_seed(recipe.budget.seed)
-    region = _region(spec, root, recipe.grid) if root is not None else None
+    region = _region(spec, root) if root is not None else None
     channels = spec.image.channels
     if recipe.score.rule == "structure" and spec.image.kind != "wafer_map":
         raise BadSettings("rule = 'structure' needs wafer maps; use ssim or gradient for pictures.")
@@ -108,8 +111,8 @@ def hold_out(rows: pd.DataFrame, recipe: Recipe) -> tuple[pd.DataFrame, pd.DataF
     seed = recipe.budget.seed
     names = sorted(rows["group"].unique(), key=lambda g: hashlib.sha256(f"{seed}/{g}".encode()).digest())
     sizes = rows.groupby("group").size().reindex(names).cumsum()
-    kept = set(sizes.index[sizes <= max(1.0, recipe.held_out * len(rows))])
-    held = rows["group"].isin(kept)
+    few = max(1, int((sizes <= recipe.held_out * len(rows)).sum()))  # a group at least
+    held = rows["group"].isin(names[:few])
     if not held.any() or held.all():
         raise MissingData(
             f"{len(rows)} good training images in {len(names)} group(s) cannot be cut in two by "
@@ -118,13 +121,16 @@ def hold_out(rows: pd.DataFrame, recipe: Recipe) -> tuple[pd.DataFrame, pd.DataF
     return rows[~held], rows[held]
 
 
-def _prepared(
-    preprocess: Preprocess, rows: pd.DataFrame, manifest: Manifest
-) -> tuple[Float32, feed.Pool]:
+def _pool(preprocess: Preprocess, images: int) -> feed.Pool:
     view = preprocess.view
-    pool = feed.Pool(len(rows), (view.channels + 1, *view.grid))
+    return feed.Pool(images, (view.channels + 1, *view.grid))
+
+
+def _prepared(
+    pool: feed.Pool, preprocess: Preprocess, rows: pd.DataFrame, manifest: Manifest
+) -> Float32:
     with progress.bar("read") as bar:
-        return pool.fill(feed.raw(rows, manifest, BATCH), preprocess, bar), pool
+        return pool.fill(feed.raw(rows, manifest, BATCH), preprocess, bar)
 
 
 def _keep(
@@ -147,15 +153,12 @@ def _keep(
     steps.write_json(out / DESCRIPTION, description)
 
 
-def _region(spec: DataSpec, root: Path, grid: tuple[int, int]) -> torch.Tensor | None:
-    """The valid region on the model's grid, in [0, 1]."""
+def _region(spec: DataSpec, root: Path) -> torch.Tensor | None:
+    """The valid region as its own picture: 1 where pixels count, 0 where not."""
     if spec.image.valid_region is None:
         return None
-    mask = torch.from_numpy(images.read(root / spec.image.valid_region, ImageRule()) > 0).float()[0]
-    one = torch.ones(1)
-    rows = overlap(0 * one, one * mask.shape[0], grid[0], mask.shape[0])[0]
-    columns = overlap(0 * one, one * mask.shape[1], grid[1], mask.shape[1])[0]
-    return rows @ mask @ columns.T
+    mask = images.read(root / spec.image.valid_region, ImageRule()) > 0
+    return torch.from_numpy(mask[0]).float()
 
 
 def torch_device(wanted: str) -> str:

@@ -165,7 +165,10 @@ def _keep_maps(scored: stages.Scored, bundle: Bundle, ledger: Ledger, keep_all: 
     anomaly_map = scored.anomaly_map
     if bundle.card.canvas is not None:
         anomaly_map = anomaly_map[: pixels.shape[1], : pixels.shape[2]]
-    ledger.keep(f"{name}.tiff", _encoded(".tiff", anomaly_map))
+        kept = np.where(pixels[0] > 0, anomaly_map, np.float32(-np.inf))  # off-wafer: no say
+    else:
+        kept = anomaly_map
+    ledger.keep(f"{name}.tiff", _encoded(".tiff", kept))
     if flagged:
         rule, threshold = bundle.card.data_spec.image, bundle.card.pixel_threshold
         strip = pictures.strip(pixels, scored.expected, anomaly_map, rule, threshold)
@@ -173,7 +176,8 @@ def _keep_maps(scored: stages.Scored, bundle: Bundle, ledger: Ledger, keep_all: 
 
 
 def _encoded(kind: str, array: np.ndarray) -> bytes:  # type: ignore[type-arg]
-    encoded, data = cv2.imencode(kind, array)
+    # a scan waits for these: quick rather than small
+    encoded, data = cv2.imencode(kind, array, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     assert encoded, f"OpenCV cannot write {array.dtype} {array.shape} as {kind}"
     return data.tobytes()
 

@@ -53,11 +53,11 @@ class Calibration:
     @property
     def promise(self) -> str:
         """What the threshold promises, in one sentence."""
-        share = f"at most {self.false_alarm_rate:.4g} of good images are flagged"
+        share = f"at most {100 * self.false_alarm_rate:.4g} % of good images are flagged"
         n = f"{len(self.good_scores):,} good images"
         if self.confidence is None:
             return f"On average over calibrations on {n}, {share}."
-        return f"With {self.confidence:.4g} confidence, calibrated on {n}, {share}."
+        return f"With {100 * self.confidence:.4g} % confidence, calibrated on {n}, {share}."
 
     def p_value(self, pred_score: Float32) -> Float64:
         """Share of good images at least this odd, the image counted in: (N,) in (0, 1].

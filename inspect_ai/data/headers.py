@@ -1,6 +1,6 @@
 """What a file's first bytes say, so that no pixel of it is changed in silence.
 
-Found by trying, with OpenCV 5:
+Found by trying, with OpenCV 4.10 and 5.0:
 
 * PNG of 8 or 16 bits, grey, colour or colour with alpha, comes back bit for bit; gamma and
   orientation are left alone. Grey of 1, 2 or 4 bits is spread over 0 to 255 (1 bit: 0 and

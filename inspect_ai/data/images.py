@@ -22,7 +22,9 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 OFF_WAFER, PASS, FAIL = 0, 1, 2
 
 # a damaged file is our message, not a block of OpenCV's own on stderr
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+SILENT = 0
+_set_log_level = getattr(cv2, "setLogLevel", None)  # OpenCV 4; 5 has it elsewhere
+(_set_log_level or cv2.utils.logging.setLogLevel)(SILENT)
 
 
 def read(path: Path, rule: ImageRule) -> Pixels:

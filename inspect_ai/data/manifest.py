@@ -210,7 +210,7 @@ def _dealt(table: pd.DataFrame, rule: SplitRule, splits: tuple[str, ...]) -> pd.
     before = np.cumsum(good[with_good].to_numpy()) - good[with_good].to_numpy() / 2
     part = np.searchsorted(edges, before / max(good.sum(), 1))
     names = dict(zip(with_good, np.array(splits)[part], strict=True))
-    return table["group"].map(names).fillna(splits[-1]).astype("string")
+    return table["group"].map(names).astype("string").fillna(splits[-1])
 
 
 def _draw(seed: int, group: str) -> bytes:
@@ -220,7 +220,7 @@ def _draw(seed: int, group: str) -> bytes:
 
 def _without_copies(table: pd.DataFrame) -> pd.Series:
     """Splits in which a content has its place in one split, and once in train (a good copy)."""
-    order = table["split"].map({s: i for i, s in enumerate(SPLITS)})
+    order = table["split"].map({s: i for i, s in enumerate(SPLITS)}).astype(float)
     elsewhere = order > order.groupby(table["image_id"]).transform("min")
     train = table[(table["split"] == "train") & table["image_id"].notna()]
     good_first = train["gt_label"].fillna(1).sort_values(kind="stable").index

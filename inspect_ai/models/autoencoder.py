@@ -78,8 +78,9 @@ class Autoencoder(Model):
             nn.Linear(config.latent, flat),
             nn.SiLU(),
             nn.Unflatten(1, small),
-            *(Up(a, b) for a, b in zip(widths[::-1], [*widths[-2::-1], widths[0]], strict=True)),
-            nn.Conv2d(widths[0], channels, 3, padding=1),
+            *(Up(a, b) for a, b in zip(widths[:0:-1], widths[-2::-1], strict=True)),
+            nn.Conv2d(widths[0], 4 * channels, 3, padding=1),
+            nn.PixelShuffle(2),  # the last doubling; half the network's cost otherwise
         )
         if config.variant == "masked":
             self.register_buffer("hidden", hiding_sets(config.mask_sets, config.mask_cells, grid))
@@ -105,10 +106,10 @@ class Autoencoder(Model):
             chosen = self.hidden[torch.randint(len(self.hidden), (len(images),))][:, None]
             return self.misfit(self.redraw(hide(images, chosen)), images)
         if kind == "contractive":
-            images = images.requires_grad_()
+            images = images.detach().requires_grad_()
             z = self.encode(images)
             (slope,) = torch.autograd.grad(z, images, torch.randn_like(z), create_graph=True)
-            stiff = slope.square().sum((1, 2, 3)).mean()
+            stiff = slope[:, :-1].square().sum((1, 2, 3)).mean()  # x alone, not the coverage
             return self.misfit(self.decoder(z), images) + self.config.penalty * stiff
         return self.misfit(self.redraw(images), images)
 
@@ -146,7 +147,7 @@ def hiding_sets(sets: int, side: int, grid: tuple[int, int]) -> Tensor:
     """
     row = torch.arange(grid[0])[:, None] // side
     column = torch.arange(grid[1])[None, :] // side
-    owner = (row + column * (1 + sets // 2)) % sets
+    owner = (row + column * (1 + sets // 2 if sets > 2 else 1)) % sets
     return torch.stack([(owner == s).float() for s in range(sets)])
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import XAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
@@ -26,8 +27,9 @@ INK, FAINT, GOOD, BAD, FLAG, YARD = (
     "#010101", "#020202", "#030303", "#040404", "#050505", "#060606",
 )  # fmt: skip
 VARIABLES = {INK: "ink", FAINT: "faint", GOOD: "calm", BAD: "bad", FLAG: "alarm", YARD: "yard"}
-FEW_LOTS = 120  # more of them are drawn against their size, not in order
+FEW_LOTS = 120  # more of them, of many sizes, are drawn against their size
 NAMED_LOTS = 8
+COLUMNS = 240  # side by side
 BINS = 60
 
 
@@ -36,7 +38,7 @@ def histogram(scan: Scan) -> str | None:
     score = scan.scores["pred_score"].to_numpy(float)
     yard = scan.calibration["pred_score"].to_numpy(float)
     finite = np.concatenate([score[np.isfinite(score)], yard[np.isfinite(yard)]])
-    if not len(finite):
+    if not np.isfinite(score).any():
         return None
     edges, log = _edges(np.append(finite, _threshold(scan, finite)))
     with _styled():
@@ -44,7 +46,7 @@ def histogram(scan: Scan) -> str | None:
         _bars(axes, scan, score, edges)
         if len(yard):
             height = np.histogram(yard, edges)[0] * max(len(score), 1) / len(yard)
-            label = f"{len(yard):,} good calibration images, scaled to this scan"
+            label = f"{len(yard):,} calibration images, scaled"
             axes.stairs(height, edges, color=YARD, lw=1.4, label=label)
         _draw_threshold(axes, scan)
         axes.set_yscale("log")
@@ -53,36 +55,38 @@ def histogram(scan: Scan) -> str | None:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_locator(LogLocator(10))
         if log:
-            axes.set_xscale("log")
+            _plain_log(axes.xaxis)
         axes.set(xlabel="score (higher is odder)", ylabel="images")
-        axes.legend(loc="upper right", fontsize=8)
+        figure.legend(loc="outside upper left", fontsize=8, ncols=5)
         return _svg(figure, "histogram")
 
 
-def lots(rows: pd.DataFrame, rate: float) -> str | None:
+def lots(rows: pd.DataFrame, rate: float, word: str) -> str | None:
     """Rate of flagged images by lot, with the limits that good images stay within.
 
-    In order of time (or name) where lots are few, else against their size.
+    In order of time (or name); against their size where lots are many and of many sizes.
 
     Args:
         rows: as from `summary.rolled_up`.
         rate: promised share of good images flagged.
+        word: what a lot is called.
     """
     rows = rows[rows["images"] > 0]
     if rows.empty:
         return None
+    small, large = np.quantile(rows["images"], [0.1, 0.9])
+    ordered = len(rows) <= FEW_LOTS or large <= 2 * small
     with _styled():
         figure, axes = _canvas(8.4, 2.8)
-        few = len(rows) <= FEW_LOTS
-        x, shown = _in_order(axes, rows) if few else _by_size(axes, rows)
-        _draw_limits(axes, x, shown["images"].to_numpy(float), rate, step=few)
-        _dots(axes, x, shown)
+        shown = _in_order(axes, rows, word) if ordered else _by_size(axes, rows, word)
+        _draw_limits(axes, shown.drop_duplicates("x"), rate, word)
+        _dots(axes, shown)
         axes.axhline(rate, color=FAINT, lw=1, label="promised rate")
         top = max(1.25 * float(shown["rate"].max()), 2.5 * rate)
-        axes.set_ylim(-0.03 * top, min(top, 1.05))
+        axes.set_ylim(-0.03 * top, min(top, 1.1))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g} %"))
         axes.set_ylabel("flagged")
-        axes.legend(loc="upper right", fontsize=8, ncols=3)
+        figure.legend(loc="outside upper left", fontsize=8, ncols=3)
         return _svg(figure, "lots")
 
 
@@ -102,7 +106,8 @@ def wafers(scan: Scan, names: Sequence[str], keys: pd.Series) -> str:
             dies = scan.scores[keys == name]
             x, y = dies["die_x"].to_numpy(float), dies["die_y"].to_numpy(float)
             flagged = dies["pred_label"].to_numpy(int) == 1
-            size = float(np.clip(1200 / max(len(dies), 1), 1, 30))
+            across = max(len(np.unique(x)), len(np.unique(y)), 4)
+            size = (80 / across) ** 2  # square points: dies that nearly touch
             axes.scatter(x[~flagged], y[~flagged], s=size, c=YARD, marker="s", alpha=0.45, lw=0)
             axes.scatter(x[flagged], y[flagged], s=size, c=FLAG, marker="s", lw=0)
             axes.set_aspect("equal")
@@ -139,7 +144,7 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _threshold(scan: Scan, finite: Float64) -> Float64:
-    """The threshold, where it is a number that does not drown the scores."""
+    """The threshold as an array; empty where there is none or it is infinite."""
     value = scan.run.image_threshold
     return np.array([value]) if value is not None and np.isfinite(value) else finite[:0]
 
@@ -154,7 +159,7 @@ def _edges(values: Float64) -> tuple[Float64, bool]:
 
 
 def _bars(axes: Axes, scan: Scan, score: Float64, edges: Float64) -> None:
-    """Good and bad images where labels are known, else flagged and not flagged, stacked."""
+    """Good and bad images where labels are known, else flagged and not flagged."""
     gt = scan.scores["gt_label"].astype("Int8")
     flagged = scan.scores["pred_label"] == 1
     parts = [("not flagged", GOOD, ~flagged), ("flagged", FLAG, flagged)]
@@ -164,70 +169,79 @@ def _bars(axes: Axes, scan: Scan, score: Float64, edges: Float64) -> None:
             ("label unknown", FAINT, gt.isna()),
             ("defect", BAD, gt == 1),
         ]
-    below = np.zeros(len(edges) - 1)
     for name, colour, chosen in parts:
         mask: NDArray[np.bool_] = chosen.fillna(False).to_numpy(bool)
-        if mask.any():
-            top = below + np.histogram(score[mask & np.isfinite(score)], edges)[0]
+        if mask.any():  # not stacked: on a logarithmic axis the upper part would look small
+            bars = np.histogram(score[mask & np.isfinite(score)], edges)[0]
             label = f"{int(mask.sum()):,} {name}"
-            axes.stairs(
-                top, edges, baseline=below, fill=True, color=colour, alpha=0.75, label=label
-            )
-            below = top
+            axes.stairs(bars, edges, fill=True, color=colour, alpha=0.6, label=label)
 
 
 def _draw_threshold(axes: Axes, scan: Scan) -> None:
     if len(_threshold(scan, np.zeros(1))):
         rate = f"{100 * scan.run.false_alarm_rate:.3g} %"
-        label = f"threshold: promises at most {rate} of good images to its right"
+        label = f"threshold ({rate} of good images to its right)"
         axes.axvline(
             float(scan.run.image_threshold or 0), color=FLAG, lw=1.3, ls=(0, (4, 2)), label=label
         )
 
 
-def _in_order(axes: Axes, rows: pd.DataFrame) -> tuple[Float64, pd.DataFrame]:
-    """Lots side by side, first taken first."""
+def _in_order(axes: Axes, rows: pd.DataFrame, word: str) -> pd.DataFrame:
+    """Lots side by side, first taken first; many lots share columns, equal ones are one dot."""
     shown = rows.sort_values(["first", "name"], kind="stable").reset_index(drop=True)
+    columns = min(len(shown), COLUMNS)
+    shown["x"] = np.arange(len(shown)) * columns // len(shown)
     worst = shown[shown["mark"].isin(["far above", "above"])].nsmallest(NAMED_LOTS, "chance")
-    for at, row in worst.iterrows():
-        place = (float(at), float(row["rate"]))  # type: ignore[arg-type]
-        text = str(row["name"])[:24]
-        axes.annotate(text, place, (0, 6), textcoords="offset points", ha="center", fontsize=8)
+    _name_dots(axes, worst, apart=(0.07 * columns, 0.08 * float(shown["rate"].max())))
     timed = bool((shown["first"] != "").all())
-    axes.set_xlabel("lots, first taken first" if timed else "lots, by name")
-    every = max(1, len(shown) // 10)
-    axes.set_xticks(range(0, len(shown), every), [str(n)[:12] for n in shown["name"][::every]])
-    return np.arange(len(shown), dtype=np.float64), shown
+    axes.set_xlabel(f"{word}s, first taken first" if timed else f"{word}s, by name")
+    ticks = shown.iloc[:: max(1, len(shown) // 10)]
+    axes.set_xticks(ticks["x"].tolist(), [str(name)[:12] for name in ticks["name"]])
+    return shown.drop_duplicates(["x", "images", "flagged"])
 
 
-def _by_size(axes: Axes, rows: pd.DataFrame) -> tuple[Float64, pd.DataFrame]:
+def _name_dots(axes: Axes, worst: pd.DataFrame, apart: tuple[float, float]) -> None:
+    """Names the worst lots, but for those whose name would lie on a worse one's."""
+    named: list[tuple[float, float]] = []
+    for x, y, name in zip(worst["x"], worst["rate"], worst["name"], strict=True):
+        if all(abs(x - u) > apart[0] or abs(y - v) > apart[1] for u, v in named):
+            named.append((x, y))
+            text = str(name)[:20]
+            axes.annotate(text, (x, y), (0, 6), textcoords="offset points", ha="center", size=8)
+
+
+def _by_size(axes: Axes, rows: pd.DataFrame, word: str) -> pd.DataFrame:
     """Lots of equal size and count are one dot."""
     shown = rows.drop_duplicates(["images", "flagged"]).sort_values("images")
-    axes.set_xlabel("images in the lot (a dot may stand for many lots)")
+    axes.set_xlabel(f"images in the {word} (a dot may stand for many)")
     if shown["images"].max() > 20 * shown["images"].min():
-        axes.set_xscale("log")
-    return shown["images"].to_numpy(np.float64), shown
+        _plain_log(axes.xaxis)
+    return shown.assign(x=shown["images"])
 
 
-def _draw_limits(axes: Axes, x: Float64, images: Float64, rate: float, step: bool) -> None:
-    for level, alpha in ((0.998, 0.10), (0.95, 0.16)):
+def _plain_log(axis: XAxis) -> None:
+    """A logarithmic axis with plain numbers: names are never read as mathematics, nor are these."""
+    axis.axes.set_xscale("log")
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _draw_limits(axes: Axes, shown: pd.DataFrame, rate: float, word: str) -> None:
+    images, x = shown["images"].to_numpy(float), shown["x"].to_numpy(float)
+    for level, alpha in ((0.998, 0.14), (0.95, 0.22)):
         low, high = (count / images for count in limits(images, rate, level))
-        label = f"{100 * level:g} % of lots of good images"
-        axes.fill_between(
-            x, low, high, step="mid" if step else None, color=GOOD, alpha=alpha, lw=0, label=label
-        )
+        label = f"{100 * level:g} % of {word}s of good images"
+        axes.fill_between(x, low, high, step="mid", color=GOOD, alpha=alpha, lw=0, label=label)
 
 
-def _dots(axes: Axes, x: Float64, shown: pd.DataFrame) -> None:
+def _dots(axes: Axes, shown: pd.DataFrame) -> None:
     for marks, colour, size in (
         (["", "below", "far below"], YARD, 14),
         (["above"], BAD, 20),
         (["far above"], FLAG, 28),
     ):
-        chosen = shown["mark"].isin(marks).to_numpy(bool)
-        axes.scatter(
-            x[chosen], shown["rate"].to_numpy(float)[chosen], s=size, c=colour, lw=0, zorder=3
-        )
+        chosen = shown[shown["mark"].isin(marks)]
+        axes.scatter(chosen["x"], chosen["rate"], s=size, c=colour, lw=0, zorder=3)
 
 
 def _svg(figure: Figure, name: str) -> str:

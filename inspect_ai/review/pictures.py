@@ -12,9 +12,10 @@ from inspect_ai.scores import Float32, Pixels
 
 Picture = NDArray[np.uint8]
 
-PANEL = 256  # pixels of a panel's longer side
+PANEL = 200  # pixels of a panel's longer side
 GAP = 4  # pixels between panels
 PAPER, DIE, FAIL = (255, 255, 255), (222, 214, 206), (54, 42, 190)
+PALE = (150, 142, 134)  # a failing die under the heat, which needs the colours for itself
 
 
 def strip(
@@ -25,7 +26,7 @@ def strip(
     Args:
         image: (C, H, W) in the file's own type.
         expected: (C, h, w) in [0, 1], on the model's grid or one cell per die.
-        anomaly_map: (h, w); at twice `threshold` the colour is full.
+        anomaly_map: (h, w); at `threshold` the colour is full.
         threshold: pixel threshold; what lies above it is outlined.
     """
     if rule.kind == "wafer_map":
@@ -54,7 +55,9 @@ def _wafer_panels(
     rate = np.where(dies, expected, 0)
     forecast = _blend(np.full_like(image, PAPER), image * 0 + FAIL, rate)
     forecast[dies] = _blend(np.full_like(image, DIE), image * 0 + FAIL, rate)[dies]
-    odd = _heated(image, heat, threshold)
+    grey = image.copy()
+    grey[states == 2] = PALE
+    odd = _heated(grey, heat, threshold)
     odd[~dies] = PAPER
     panels = [_enlarged(p, size, cv2.INTER_NEAREST) for p in (image, forecast, odd)]
     _outline(panels[2], heat, threshold, cv2.INTER_NEAREST)
@@ -90,8 +93,8 @@ def _enlarged(picture: Picture, size: tuple[int, int], how: int) -> Picture:
 
 
 def _heated(picture: Picture, heat: Float32, threshold: float) -> Picture:
-    """The picture under the heat: clear at 0, full colour at twice the threshold."""
-    level = np.nan_to_num(heat / max(2 * threshold, 1e-12), nan=1.0).clip(0, 1)
+    """The picture under the heat: clear at 0, full colour at the threshold."""
+    level = np.nan_to_num(heat / max(threshold, 1e-12), nan=1.0).clip(0, 1)
     colour = cv2.applyColorMap((level * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
     return _blend(picture, np.asarray(colour, np.uint8), 0.85 * level)
 

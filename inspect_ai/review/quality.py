@@ -73,8 +73,10 @@ def separation(scan: Scan) -> Numbers | None:
     value = table(everything)
     low, high = bootstrap_interval(table, known["group"].tolist(), RESAMPLES)
     good_images = int((~bad).sum())
-    told = [_row(v, lo, hi, good_images) for v, lo, hi in zip(value, low, high, strict=True)]
     escapes = [_escape(known[bad])] + [_escape(known[bad & (classes == n)]) for n in names]
+    counts = [int(bad.sum()), *np.bincount(kind[kind >= 0]).tolist()]
+    ends = zip(value, low, high, counts, strict=True)
+    told = [_row(at, lowest, highest, (good_images, n)) for at, lowest, highest, n in ends]
     by_class = zip(["all", *names], told, escapes, strict=True)
     return {
         "good_images": good_images,
@@ -91,20 +93,26 @@ def localisation(scan: Scan) -> Numbers:
     """AUPRO where masks and maps exist; else `why_not` says what is missing."""
     rows = _with_maps(scan)
     if rows is None:
-        return {"why_not": "the scan kept no anomaly maps, or the data have no masks"}
+        return {
+            "aupro": None,
+            "why_not": "the scan kept no anomaly maps, or the data have no masks",
+        }
     try:
         masks = _Masks(scan, rows)
         counted = overlaps(_Maps(scan, rows, masks), masks)
         value = counted.aupro()
     except (OSError, ValueError, BadImages, MissingData) as error:
-        return {"why_not": f"masks or maps could not be used: {error}"}
+        return {"aupro": None, "why_not": f"masks or maps could not be used: {error}"}
 
-    def aupro(rows: Rows) -> float:
-        return counted.aupro(rows) if counted.defects[rows].any() else np.nan
+    by_group = counted.pooled(rows["group"].tolist())
 
-    low, high = bootstrap_interval(aupro, rows["group"].tolist(), RESAMPLES)
+    def aupro(groups: Rows) -> float:
+        return by_group.aupro(groups) if by_group.defects[groups].any() else np.nan
+
+    low, high = bootstrap_interval(aupro, np.arange(len(by_group.free)), RESAMPLES)
     return {
         "aupro": _number(value, float(low), float(high)),
+        "why_not": None,
         "fpr_limit": counted.fpr_limit,
         "images": len(rows),
         "defects": int(counted.defects.sum()),
@@ -130,13 +138,20 @@ def _table(score: Float64, kind: Rows, classes: int) -> Float64:
     return table
 
 
-def _row(value: Float64, low: Float64, high: Float64, good_images: int) -> Numbers:
-    """One row of the table by name; a capture that too few good images bear is None."""
-    numbers = [_number(*ends) for ends in zip(value[:3], low[:3], high[:3], strict=True)]
-    enough = [rate * good_images >= FEWEST - 1e-9 for rate in RATES]
-    captures = zip(RATES, numbers[1:], enough, strict=True)
-    told: Numbers = {"auroc": numbers[0]}
-    told |= {f"capture_at_{rate:g}": number if ok else None for rate, number, ok in captures}
+def _row(value: Float64, low: Float64, high: Float64, images: tuple[int, int]) -> Numbers:
+    """One row of the table by name, for (good, bad) images.
+
+    A capture that too few good images bear is None. Redraws of a class of a few images that
+    all agree give no width at all, so a capture has the wider of redrawn and binomial ends,
+    and the AUROC of such a class has none.
+    """
+    good, bad = images
+    ends = (low[0], high[0]) if bad >= FEWEST else (np.nan, np.nan)
+    told: Numbers = {"auroc": _number(value[0], *ends)}
+    for rate, share, lowest, highest in zip(RATES, value[1:], low[1:], high[1:], strict=False):
+        at_least, at_most = binomial_interval(round(share * bad), bad)
+        number = _number(share, np.fmin(lowest, at_least), np.fmax(highest, at_most))
+        told[f"capture_at_{rate:g}"] = number if rate * good >= FEWEST - 1e-9 else None
     return told
 
 

@@ -115,8 +115,7 @@ def read(folder: Path, labels: Path | None = None) -> Scan:
         )
     tables = [pd.read_parquet(part) for part in parts]
     scores = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
-    scores["pred_score"] = scores["pred_score"].astype(float).fillna(np.inf)
-    scores["group"] = scores["group"].fillna("").astype(str)
+    scores = _typed(scores)
     if labels is not None:
         scores = _labelled(scores, labels, run.data_spec.label)
     return Scan(
@@ -139,6 +138,21 @@ def _run(path: Path) -> Run:
     except ValueError as error:
         raise MissingData(f"{path} is not JSON ({error}). Start the same scan again.") from None
     return Run.checked(fields, str(path))
+
+
+def _typed(scores: pd.DataFrame) -> pd.DataFrame:
+    """A part of nulls alone has lost its types; NaN scores become infinity."""
+    for column in ("gt_label", "label", "mask_path"):
+        values = scores[column] if column in scores else pd.Series(None, scores.index, dtype=object)
+        scores[column] = values.astype(object).where(values.notna(), None)
+    return scores.assign(
+        pred_score=scores["pred_score"].astype(float).fillna(np.inf),
+        pred_label=scores["pred_label"].astype(int),
+        group=scores["group"].astype("string").fillna(""),
+        gt_label=scores["gt_label"].astype("Int8"),
+        label=scores["label"].astype("string"),
+        mask_path=scores["mask_path"].astype("string"),
+    )
 
 
 def _table(path: Path, columns: list[str]) -> pd.DataFrame:

@@ -84,10 +84,27 @@ def lots(scan: Scan) -> tuple[str | None, pd.DataFrame]:
 
 def wafers(scan: Scan) -> pd.DataFrame | None:
     """One row per wafer where an image is a die; None where it is not."""
-    columns = [c for c in ("lot", "wafer") if c in scan.scores]
-    if "wafer" not in columns or "die_x" not in scan.scores or "die_y" not in scan.scores:
+    if not {"wafer", "die_x", "die_y"} <= set(scan.scores.columns):
         return None
-    return rolled_up(scan, columns)
+    return rolled_up(scan, [c for c in ("lot", "wafer") if c in scan.scores])
+
+
+def wafer_names(scores: pd.DataFrame) -> pd.Series:
+    """The wafer of each row, with its lot where there is one."""
+    return _names(scores, [c for c in ("lot", "wafer") if c in scores])
+
+
+def standouts(column: str | None, rows: pd.DataFrame) -> str:
+    """The worst lots in one sentence."""
+    if column is None:
+        return ""
+    outside = rows[rows["mark"].isin(["far above", "above"])]
+    if outside.empty:
+        return f"No {column} stands out."
+    worst = zip(outside["name"], outside["flagged"], outside["images"], strict=True)
+    told = [f"{name} ({flagged:,} of {images:,})" for name, flagged, images in list(worst)[:3]]
+    more = f" and {len(outside) - 3:,} more" if len(outside) > 3 else ""
+    return f"Worst: {', '.join(told)}{more}."
 
 
 def rolled_up(scan: Scan, columns: list[str]) -> pd.DataFrame:

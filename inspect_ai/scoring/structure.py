@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from inspect_ai.errors import MissingData
 from inspect_ai.scoring.filters import gaussian, smooth
 from inspect_ai.scoring.rule import Rule
 from inspect_ai.settings import Settings
@@ -65,6 +66,11 @@ class Structure(Rule):
 
     def fit(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
         found = torch.cat([self._statistics(image, expected)[0] for image, expected in pairs])
+        if len(found) < 2:
+            raise MissingData(
+                f"{len(found)} good map(s) held out of training; rule 'structure' needs 2 or more. "
+                "Add images, or raise 'held_out' in the run file."
+            )
         self.mean.copy_(found.mean(0))
         self.spread.copy_(found.std(0).clamp(min=1e-6))
 

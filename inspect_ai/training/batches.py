@@ -7,6 +7,7 @@ resumed sees the same batches as one that was not.
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -100,17 +101,27 @@ def _together(image: Pixels, first: Pixels, rule: ImageRule) -> bool:
 
 
 class Pool:
-    """Preprocessed images on disk, so that a large set does not need a large memory."""
+    """Preprocessed images on disk, so that a large set does not need a large memory.
+
+    The file lives as long as the `with` block.
+    """
 
     def __init__(self, count: int, shape: tuple[int, ...]) -> None:
-        self.folder = tempfile.TemporaryDirectory(prefix="inspect-ai-")
+        # Windows keeps a file that is still mapped; the system's own cleaning takes it later
+        self.folder = tempfile.TemporaryDirectory(prefix="inspect-ai-", ignore_cleanup_errors=True)
         path = Path(self.folder.name) / "pool.npy"
         self.array: Float32 = np.lib.format.open_memmap(path, "w+", np.float32, (count, *shape))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.folder.cleanup()
 
     def fill(
         self, batches: Iterator[Pixels], preprocess: Preprocess, report: Callable[[int, int], None]
     ) -> Float32:
-        """Runs every batch through `preprocess`; the array lives as long as this object."""
+        """Runs every batch through `preprocess`."""
         done = 0
         for pixels in batches:
             with torch.no_grad():

@@ -12,5 +12,5 @@ class Budget(Settings):
     batch_size: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)  # at its highest; see descent.rate
     average: float = Field(default=0.995, ge=0, lt=1)  # decay of the weights' running mean
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     save_every: int = Field(default=200, ge=1)  # steps between two saved states

@@ -88,9 +88,11 @@ class Detector(nn.Module):
                 "Add the missing axes, or read images through a data spec."
             )
         low, high = float(pixels.min()), float(pixels.max())
-        if not (view.minimum <= low and high <= view.maximum):
+        # as images.checked: a dark pixel of an integer file may lie below `minimum`, and is 0
+        smallest = view.minimum if pixels.dtype.kind == "f" else 0.0
+        if not (smallest <= low and high <= view.maximum):
             raise BadImages(
-                f"Pixels must lie in [{view.minimum:g}, {view.maximum:g}], got [{low:g}, {high:g}]. "
+                f"Pixels must lie in [{smallest:g}, {view.maximum:g}], got [{low:g}, {high:g}]. "
                 "Correct 'depth', 'minimum' or 'maximum' in the data spec."
             )
 

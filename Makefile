@@ -1,0 +1,28 @@
+# Everything a user types; each line calls the real thing.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: env demo test lint benchmark
+
+env: .venv/installed
+
+# torch first: installed by itself it is the pinned version, not the newest with its CUDA
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	@touch $@
+
+demo: env
+	$(BIN)/inspect-ai demo
+
+test: env
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmark: env
+	$(BIN)/python -m pipelines.benchmark

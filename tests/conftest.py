@@ -1,0 +1,158 @@
+"""What several folders of tests share: small bundles, made once a session, and MLflow in a file."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from inspect_ai.bundle import bundle as bundles
+from inspect_ai.data import manifest as manifests
+from inspect_ai.data import simulate
+from inspect_ai.data.simulate_dies import DieSettings
+from inspect_ai.data.simulate_maps import MapSettings
+from inspect_ai.data.specs import DataSpec
+
+COMMON = """\
+source = "simulated"
+licence = "Apache-2.0"
+
+[group]
+column = "lot"
+
+[split]
+train = 0.4
+calibrate = 0.4
+test = 0.2
+"""
+
+DIES = f"""\
+name = "few_dies"
+root = "{{root}}"
+{COMMON}
+[layout]
+kind = "table"
+mask = "mask"
+"""
+
+MAPS = f"""\
+name = "few_maps"
+root = "{{root}}"
+{COMMON}
+[layout]
+kind = "stack"
+file = "maps.npz"
+shapes = "shapes"
+columns = ["lot", "wafer"]
+
+[image]
+kind = "wafer_map"
+
+[label]
+good = ["none"]
+"""
+
+RUN = """\
+data_spec = "{spec}"
+grid = [16, 16]
+false_alarm_rate = 0.05
+
+[model]
+name = "autoencoder"
+width = 4
+depth = 2
+latent = 4
+
+[score]
+rule = "{rule}"
+
+[budget]
+steps = 20
+batch_size = 16
+"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of product: its data and what the workshop made of them."""
+
+    spec: Path  # data spec
+    root: Path  # the images
+    run: Path  # run file
+    built: Path  # checkpoint/, calibration/ and bundle/
+
+    @property
+    def bundle(self) -> Path:
+        return self.built / "bundle"
+
+    def read(self) -> bundles.Bundle:
+        return bundles.read(self.bundle)
+
+    def manifest(self) -> manifests.Manifest:
+        return manifests.make(DataSpec.from_toml(self.spec))
+
+
+def _line(folder, settings, spec, rule):
+    from inspect_ai import build, recipe
+    from inspect_ai.tracking import Nothing
+
+    line = Line(folder / "spec.toml", folder / "data", folder / "run.toml", folder / "built")
+    simulate.write(settings, line.root)
+    line.spec.write_text(spec.format(root=line.root.as_posix()), encoding="utf-8")
+    line.run.write_text(RUN.format(spec=line.spec.as_posix(), rule=rule), encoding="utf-8")
+    build.build(recipe.read(line.run), line.manifest(), line.built, Nothing())
+    return line
+
+
+@pytest.fixture(scope="session")
+def dies(tmp_path_factory):
+    """240 pictures of 32 pixels, 8 bits, in files of their own; about a tenth with a defect."""
+    settings = DieSettings(lots=12, wafers_per_lot=2, dies_per_wafer=10, side=32, seed=3)
+    return _line(tmp_path_factory.mktemp("dies"), settings, DIES, "l2")
+
+
+@pytest.fixture(scope="session")
+def maps(tmp_path_factory):
+    """150 wafer maps of several shapes in one stack; about a tenth with a pattern."""
+    settings = MapSettings(lots=15, wafers_per_lot=10, seed=3)
+    return _line(tmp_path_factory.mktemp("maps"), settings, MAPS, "structure")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def mlflow_in_a_file(tmp_path_factory):
+    """No test writes to a tracking server or into the current folder."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{(folder / 'mlflow.db').as_posix()}"
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["INSPECT_AI_WAITING"] = str(folder / "waiting")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mlflow_client(mlflow_in_a_file):
+    """A client of the session's own tracking file; making its tables takes seconds."""
+    from inspect_ai.tracking import EXPERIMENT, _mlflow
+
+    client = _mlflow().MlflowClient()
+    client.create_experiment(EXPERIMENT, (mlflow_in_a_file / "artefacts").as_uri())
+    return client
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Runs inspect-ai in a process and a folder of its own."""
+
+    def run(*arguments, cwd=tmp_path, **options):
+        return subprocess.run(
+            shell(*arguments), cwd=cwd, capture_output=True, text=True, timeout=120, **options
+        )
+
+    return run
+
+
+def shell(*arguments):
+    """The command line of inspect-ai in this Python."""
+    call = "from inspect_ai.cli import main; main()"
+    return [sys.executable, "-c", call, *map(str, arguments)]
