@@ -67,7 +67,7 @@ def run(arguments: list[str]) -> int:
         return _interrupted()
     except InspectError as error:
         return _ended(str(error), 2, debug)
-    except Exception as error:  # noqa: BLE001 - the last place that can speak to the user
+    except Exception as error:
         ours = f"{type(error).__name__}: {error}\nThis is our mistake. Run again with --debug and report it."
         return _ended(ours, 1, debug)
     return code if isinstance(code, int) else 0

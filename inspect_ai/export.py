@@ -11,6 +11,7 @@ from inspect_ai import parity as gate
 from inspect_ai import progress, steps
 from inspect_ai.bundle import bundle as bundles
 from inspect_ai.calibration.conformal import Calibration
+from inspect_ai.data import images
 from inspect_ai.data.manifest import Manifest
 from inspect_ai.errors import ParityFailed
 from inspect_ai.scores import Pixels
@@ -65,12 +66,12 @@ def _through_the_gate(
     """Exports the graph and scores calibration images and edge cases both ways."""
     few = next(feed.raw(rows, manifest, 3))
     if len(few) < 3:  # pictures of mixed sizes: a batch of equals
-        few = np.repeat(few[:1], 3, axis=0)
+        few = images.stacked([few[0]] * 3)
     gate.to_onnx(trained.detector, few, path)
     theirs = gate.scorer(path)
     with progress.bar("compare with ONNX Runtime") as bar:
-        images = _counted(feed.raw(rows, manifest, BATCH), len(rows), bar)
-        compared = gate.compare(images, trained.detector.score, theirs)
+        counted = _counted(feed.raw(rows, manifest, BATCH), len(rows), bar)
+        compared = gate.compare(counted, trained.detector.score, theirs)
     cases = gate.edge_cases(trained.spec.image, few)
     return compared, gate.compare(cases.values(), trained.detector.score, theirs), list(cases)
 

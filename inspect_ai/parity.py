@@ -48,7 +48,7 @@ def to_onnx(detector: Detector, example: Pixels, path: Path) -> None:
     Args:
         example: (N, C, H, W) pixels with N of 2 or more.
     """
-    free = {axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)}
+    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision aloud
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own code
@@ -152,7 +152,9 @@ def edge_cases(rule: ImageRule, good: Pixels) -> dict[str, Pixels]:
     else:
         low, high = np.full_like(good, rule.minimum), np.full_like(good, rule.largest)
     around = 0 if rule.kind == "wafer_map" else rule.minimum
-    padded = np.pad(good[:3], ((0, 0), (0, 0), (0, 9), (0, 5)), constant_values=around)
+    padded: Pixels = np.pad(  # type: ignore[assignment]
+        good[:3], ((0, 0), (0, 0), (0, 9), (0, 5)), constant_values=around
+    )
     return {
         "constant": low[:2],
         "saturated": high[:2],

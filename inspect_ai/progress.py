@@ -47,19 +47,20 @@ def bar(title: str) -> Iterator[Report]:
 
 
 def _lines(console: Console, title: str) -> Report:
-    began = last = time.monotonic()
-    first: int | None = None
+    last = time.monotonic()
+    first: tuple[int, float] | None = None
 
     def report(done: int, total: int) -> None:
         nonlocal last, first
-        first = done - 1 if first is None else first  # a resumed run begins further on
         now = time.monotonic()
+        first = first or (done, now)  # a resumed run begins further on
         if now - last < LOG_EVERY and done < total:
             return
         last = now
-        rate = (done - first) / max(now - began, 1e-9)
-        left = (total - done) / max(rate, 1e-9)
-        line = f"{title}: {done:,} of {total:,}, {rate:,.1f}/s, {left:,.0f} s left"
+        line = f"{title}: {done:,} of {total:,}"
+        if done > first[0]:
+            rate = (done - first[0]) / max(now - first[1], 1e-9)
+            line += f", {rate:,.1f}/s, {(total - done) / rate:,.0f} s left"
         console.print(line, highlight=False, soft_wrap=True)
 
     return report

@@ -109,7 +109,9 @@ def disk(out: Path) -> Iterator[None]:
                 "run the same command again."
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise OutputInUse(f"Cannot write to {out}: {error.strerror}. Pass another --out.") from error
+            raise OutputInUse(
+                f"Cannot write to {out}: {error.strerror}. Pass another --out."
+            ) from error
         raise
 
 

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 from inspect_ai import steps
 from inspect_ai.bundle import bundle as bundles
 from inspect_ai.errors import NotInstalled
@@ -38,19 +40,25 @@ class Log(Protocol):
         """A file or folder the step made; a bundle is registered too."""
 
 
-class Nothing:
+class Nothing(Log):
     """A log that keeps nothing."""
 
     name = ""
 
-    def settings(self, fields: Mapping[str, Any]) -> None: ...
+    @override
+    def settings(self, fields: Mapping[str, Any]) -> None:
+        return
 
-    def numbers(self, step: int, values: Mapping[str, float]) -> None: ...
+    @override
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        return
 
-    def artefact(self, path: Path) -> None: ...
+    @override
+    def artefact(self, path: Path) -> None:
+        return
 
 
-class Tracked:
+class Tracked(Log):
     """A log that goes to MLflow, now or when it can be reached."""
 
     def __init__(self, title: str, key: str | None = None) -> None:
@@ -77,15 +85,18 @@ class Tracked:
         found: str | None = self.record["run_id"]
         return found
 
+    @override
     def settings(self, fields: Mapping[str, Any]) -> None:
         self.record["params"] |= _flat(fields)
 
+    @override
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
         self.record["metrics"] += [[k, float(v), now, step] for k, v in values.items()]
         if time.monotonic() - self.sent > SEND_EVERY and not self.trouble:
             self._send()
 
+    @override
     def artefact(self, path: Path) -> None:
         self.record["artefacts"].append(str(path.resolve()))
 
@@ -123,7 +134,7 @@ def _deliver(record: dict[str, Any], path: Path) -> str | None:
     steps.write_json(path, record)
     try:
         _send_record(record)
-    except Exception as error:  # noqa: BLE001 - whatever a server or its client does, work goes on
+    except Exception as error:  # whatever a server or its client does, work goes on
         steps.write_json(path, record)  # what did arrive is not sent twice
         lines = str(error).splitlines() or [type(error).__name__]
         return lines[0][:200]
@@ -235,7 +246,7 @@ def _signature(bundle: bundles.Bundle) -> Any:
         TensorSpec(single, (-1, -1, -1), "anomaly_map"),
         TensorSpec(single, (-1, rule.channels, -1, -1), "expected"),
     ]
-    return ModelSignature(inputs=Schema([pixels]), outputs=Schema(outputs))
+    return ModelSignature(inputs=Schema([pixels]), outputs=Schema([*outputs]))
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -6,6 +6,7 @@ weight has seen, since residuals of images a model was fitted on are too small.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str =
         history: list[dict[str, float]] = []
         with progress.bar("train") as bar:
 
-            def report(number: int, losses: dict[str, float]) -> None:
+            def report(number: int, losses: Mapping[str, float]) -> None:
                 history.append({"step": number, **losses})
                 if (number + 1) % 50 == 0:
                     recent = pd.DataFrame(history[-50:]).drop(columns="step").mean()
@@ -109,7 +110,9 @@ def new_detector(recipe: Recipe, spec: DataSpec, root: Path | None) -> Detector:
 def hold_out(rows: pd.DataFrame, recipe: Recipe) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Cuts rows by group into those for the weights and those for the rule's statistics."""
     seed = recipe.budget.seed
-    names = sorted(rows["group"].unique(), key=lambda g: hashlib.sha256(f"{seed}/{g}".encode()).digest())
+    names = sorted(
+        rows["group"].unique(), key=lambda g: hashlib.sha256(f"{seed}/{g}".encode()).digest()
+    )
     sizes = rows.groupby("group").size().reindex(names).cumsum()
     few = max(1, int((sizes <= recipe.held_out * len(rows)).sum()))  # a group at least
     held = rows["group"].isin(names[:few])
@@ -184,6 +187,7 @@ def kept_manifest(checkpoint: Path, root: Path | None) -> Manifest:
 
 
 def inputs(recipe: Recipe, manifest: Manifest) -> dict[str, object]:
+    """What a training run depends on."""
     return {"recipe": recipe.hash(), **named(manifest)}
 
 

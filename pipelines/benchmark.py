@@ -144,7 +144,9 @@ def _print_speed(
         whole.append(rate)
         ratios.append(rate / bare)
     print(f"\nscan end to end: {statistics.median(whole):,.0f} maps/s on {len(batch):,} maps with")
-    print(f"2 % defects; ratio to the bare session, median of {REPEATS}: {statistics.median(ratios):.2f}")
+    print(
+        f"2 % defects; ratio to the bare session, median of {REPEATS}: {statistics.median(ratios):.2f}"
+    )
     print(f"({min(ratios):.2f} to {max(ratios):.2f})")
 
 
@@ -184,7 +186,7 @@ def _print_memory(bundle: bundles.Bundle, spec: DataSpec, folder: Path) -> None:
         _stack(spec, listed["image_path"].head(count).tolist(), folder / name)
         arguments = ["scan", str(bundle.folder), "--spec", str(folder / f"{name}.toml")]
         out = ["--out", str(folder / f"{name}_scan"), "--no-track"]
-        process = subprocess.Popen([*COMMAND, *arguments, *out], stdout=-3, stderr=-3)  # noqa: S603
+        process = subprocess.Popen([*COMMAND, *arguments, *out], stdout=-3, stderr=-3)
         _, code, used = os.wait4(process.pid, 0)
         assert code == 0, f"the scan of {count} maps ended with {code}"
         peaks[count] = used.ru_maxrss / 1024
@@ -203,13 +205,17 @@ def _print_start() -> None:
 
 def _call(*arguments: str) -> None:
     track = ["--no-track"] if arguments[0] in ("build", "scan") else []
-    done = subprocess.run([*COMMAND, *arguments, *track], capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(
+        [*COMMAND, *arguments, *track], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         sys.exit(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}")
 
 
 def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
     return done.stdout.strip() or "unknown"
 
 

@@ -108,10 +108,13 @@ def _scan_parts(
     todo = [(i, rows) for i, rows in enumerate(parts) if not ledger.is_done(i)]
     done = len(plan) - sum(len(rows) for _, rows in todo)
     fresh, keep_all = 0, bool(plan["mask_path"].notna().any())
-    batches = [rows[i : i + options.batch] for _, rows in todo for i in range(0, len(rows), options.batch)]
+    batches = [
+        rows[i : i + options.batch] for _, rows in todo for i in range(0, len(rows), options.batch)
+    ]
     ahead = _read_ahead(batches, plan, manifest, options)
     for part, rows in todo:
-        seen_all, found = [], []
+        seen_all: list[list[stages.Seen]] = []
+        found: list[tuple[int, str | None, float]] = []
         while sum(len(s) for s in seen_all) < len(rows):
             seen = next(ahead)
             seen_all.append(seen)
@@ -158,7 +161,7 @@ def _read_ahead(
 
 def _keep_maps(scored: stages.Scored, bundle: Bundle, ledger: Ledger, keep_all: bool) -> None:
     """Anomaly map and picture of a flagged image; maps of all where masks will judge them."""
-    flagged = bool(bundle.calibration.is_anomalous(np.float32([scored.pred_score]))[0])
+    flagged = bool(bundle.calibration.is_anomalous(np.array([scored.pred_score], np.float32))[0])
     pixels, name = scored.seen.pixels, scored.seen.image_id
     if not (flagged or keep_all) or pixels is None:
         return
@@ -175,7 +178,7 @@ def _keep_maps(scored: stages.Scored, bundle: Bundle, ledger: Ledger, keep_all: 
         ledger.keep(f"{name}.png", _encoded(".png", strip))
 
 
-def _encoded(kind: str, array: np.ndarray) -> bytes:  # type: ignore[type-arg]
+def _encoded(kind: str, array: np.ndarray) -> bytes:
     # a scan waits for these: quick rather than small
     encoded, data = cv2.imencode(kind, array, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     assert encoded, f"OpenCV cannot write {array.dtype} {array.shape} as {kind}"

@@ -65,7 +65,7 @@ def score(
     readable = [s for s in seen if s.pixels is not None]
     for group in _together(readable, canvas):
         pixels = [s.pixels for s in group if s.pixels is not None]
-        scores = run(np.stack(pixels) if canvas is None else images.padded(pixels, canvas))
+        scores = run(images.stacked(pixels) if canvas is None else images.padded(pixels, canvas))
         assert scores.expected is not None
         for i, one in enumerate(group):
             anomaly_map = scores.anomaly_map[i]
@@ -78,9 +78,7 @@ def score(
             )
 
 
-def decide(
-    table: pd.DataFrame, found: pd.DataFrame, calibration: Calibration
-) -> pd.DataFrame:
+def decide(table: pd.DataFrame, found: pd.DataFrame, calibration: Calibration) -> pd.DataFrame:
     """Rows of the plan with score, p-value and verdict.
 
     Args:

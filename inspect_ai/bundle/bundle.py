@@ -42,7 +42,7 @@ class Parity(Settings):
 class Card(Settings):
     """What bundle.json says."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     name: str  # of the data set
     model: str
     rule: str

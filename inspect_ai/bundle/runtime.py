@@ -80,7 +80,7 @@ def check_cuda() -> str:
     built = CUDA in ort.get_available_providers()
     if not built:
         return "built for the CPU only"
-    return "built with CUDA; a scan with --device cuda proves that it works" 
+    return "built with CUDA; a scan with --device cuda proves that it works"
 
 
 def _session(model: Path, providers: Sequence[str], threads: int) -> ort.InferenceSession:

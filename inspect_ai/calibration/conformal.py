@@ -111,34 +111,39 @@ def require(n: int, false_alarm_rate: float, confidence: float | None = None) ->
 
 def allowed_rank(n: int, alpha: float, confidence: float | None) -> int:
     """The largest r that keeps the promise with n good scores; 0 where none does."""
-    if confidence is None:
-        return math.floor(alpha * (n + 1) + 1e-9)  # 0.01 * 100 is 1, not 0.99...
+    if confidence is None:  # the same division as in a p-value, so that verdicts agree with it
+        r = math.floor(alpha * (n + 1)) + 1
+        return r if r / (n + 1) <= alpha else r - 1
+    delta = (1 - confidence) * (1 + 1e-12)  # rounding must not cost a rank
     r = int(binom.ppf(1 - confidence, n, alpha))  # near the answer, then exact
-    while r > 0 and binom.cdf(r - 1, n, alpha) > 1 - confidence:
+    while r > 0 and binom.cdf(r - 1, n, alpha) > delta:
         r -= 1
-    while binom.cdf(r, n, alpha) <= 1 - confidence:
+    while r < n and binom.cdf(r, n, alpha) <= delta:
         r += 1
-    return min(r, n)
+    return r
 
 
 def needed(alpha: float, confidence: float | None) -> int:
     """The smallest n with which alpha can be promised."""
-    if confidence is None:
-        return math.ceil(1 / alpha - 1 - 1e-9)
-    return math.ceil(math.log(1 - confidence) / math.log(1 - alpha) - 1e-9)
+    exact = 1 / alpha if confidence is None else math.log1p(-confidence) / math.log1p(-alpha)
+    n = max(1, math.floor(exact) - 1)  # near the answer, then exact
+    while allowed_rank(n, alpha, confidence) < 1:
+        n += 1
+    return n
 
 
 def tightest(n: int, confidence: float | None) -> float:
     """The smallest alpha that n good scores can promise, rounded up to three digits."""
     exact = 1 / (n + 1) if confidence is None else 1 - (1 - confidence) ** (1 / max(n, 1))
     digits = 2 - math.floor(math.log10(exact))
-    return math.ceil(exact * 10**digits) / 10**digits
+    return float(math.ceil(exact * 10**digits) / 10**digits)
 
 
 def _too_few(n: int, alpha: float, confidence: float | None) -> str:
     sure = "" if confidence is None else f" with confidence {confidence:g}"
-    advice = f"or ask for a rate of {tightest(n, confidence):g} or more" if n else ""
+    least = tightest(n, confidence)
+    advice = f", or ask for a rate of {least:g} or more" if n and least < 1 else ""
     return (
         f"A false-alarm rate of {alpha:g}{sure} needs at least {needed(alpha, confidence)} good "
-        f"calibration images, got {n}. Add images to the 'calibrate' split {advice}."
+        f"calibration images, got {n}. Add images to the 'calibrate' split{advice}."
     )

@@ -94,8 +94,12 @@ def doctor() -> None:
     typer.echo(f"inspect-ai-wafer {__version__}, Python {platform.python_version()}")
     for name in PACKAGES:
         typer.echo(f"  {name:16} {_version(name)}")
-    typer.echo(f"cores {os.cpu_count()}, free disk {shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB")
-    typer.echo(f"NVIDIA driver: {'found' if runtime.has_driver() else 'none, scans run on the CPU'}")
+    typer.echo(
+        f"cores {os.cpu_count()}, free disk {shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB"
+    )
+    typer.echo(
+        f"NVIDIA driver: {'found' if runtime.has_driver() else 'none, scans run on the CPU'}"
+    )
     typer.echo(f"ONNX Runtime: {runtime.check_cuda()}")
     uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{Path.cwd() / 'mlflow.db'} (default)")
     typer.echo(f"MLflow: {uri}")
@@ -112,7 +116,9 @@ def _say_counts(manifest: "Manifest") -> None:
     from inspect_ai.data import manifest as manifests
 
     table = manifest.table
-    typer.echo(f"{manifest.spec.name}: {len(table):,} images in {table['group'].nunique():,} groups")
+    typer.echo(
+        f"{manifest.spec.name}: {len(table):,} images in {table['group'].nunique():,} groups"
+    )
     kinds = table["gt_label"].map({0: "good", 1: "defect"}).fillna("unknown")
     for split, rows in table.groupby(table["split"].fillna("unused")):
         found = kinds[rows.index].value_counts()

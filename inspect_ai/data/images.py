@@ -7,6 +7,7 @@ channels.
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -77,6 +78,12 @@ def content_id(pixels: Pixels) -> str:
     """Names the content: 32 hexadecimal digits from pixels, type and shape."""
     head = f"{pixels.dtype.str}{pixels.shape}".encode()
     return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16, key=head).hexdigest()
+
+
+def stacked(pictures: Sequence[Pixels]) -> Pixels:
+    """Pictures (C, H, W) of one shape and type as one batch (N, C, H, W)."""
+    batch: Pixels = np.stack(pictures)  # type: ignore[assignment]
+    return batch
 
 
 def padded(maps: list[Pixels], canvas: tuple[int, int]) -> Pixels:

@@ -28,6 +28,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from inspect_ai.errors import BadSettings
 from inspect_ai.settings import Settings
@@ -51,6 +52,11 @@ class Config(Settings):
     mask_sets: int = Field(default=4, ge=2)  # masked: disjoint sets that hide every cell once
 
     def build(self, channels: int, grid: tuple[int, int]) -> "Autoencoder":
+        """The model for C channels on a grid of (h, w) cells.
+
+        Raises:
+            BadSettings: the grid cannot be halved `depth` times.
+        """
         step = 2**self.depth
         if grid[0] % step or grid[1] % step:
             raise BadSettings(
@@ -85,10 +91,12 @@ class Autoencoder(Model):
         if config.variant == "masked":
             self.register_buffer("hidden", hiding_sets(config.mask_sets, config.mask_cells, grid))
 
+    @override
     def fit(self, batches: Drawn, run: Run) -> Self:
         descend({"autoencoder": self}, lambda _, images: self.loss(images), batches, run)
         return self
 
+    @override
     def forward(self, images: Tensor) -> Tensor:
         if self.config.variant != "masked":
             return torch.sigmoid(self.redraw(images))
@@ -124,12 +132,14 @@ class Autoencoder(Model):
 
     def redraw(self, images: Tensor) -> Tensor:
         """(N, C + 1, h, w) images to (N, C, h, w) logits."""
-        return self.decoder(self.encode(images))
+        logits: Tensor = self.decoder(self.encode(images))
+        return logits
 
     def encode(self, images: Tensor) -> Tensor:
         """(N, C + 1, h, w) images to codes (N, Z)."""
         covered = torch.cat([images[:, :-1] * images[:, -1:], images[:, -1:]], 1)
-        return self.code(self.encoder(covered).flatten(1))
+        codes: Tensor = self.code(self.encoder(covered).flatten(1))
+        return codes
 
     def noisy(self, images: Tensor) -> Tensor:
         """Adds noise drawn on a coarse grid and smoothed between its cells."""

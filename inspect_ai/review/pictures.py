@@ -3,6 +3,8 @@
 Arrays are OpenCV's: (H, W, 3) uint8 in the order blue, green, red.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +78,7 @@ def _picture_panels(
     shown = _coloured((image.astype(np.float32) - rule.minimum) / span)
     shown = _enlarged(shown, size, cv2.INTER_AREA)
     forecast = _enlarged(_coloured(expected), size, cv2.INTER_LINEAR)
-    large = cv2.resize(heat, size[::-1], interpolation=cv2.INTER_LINEAR)
+    large = np.asarray(cv2.resize(heat, size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
     odd = _heated(shown, large, threshold)
     _outline(odd, large, threshold, cv2.INTER_LINEAR)
     return [shown, forecast, odd]
@@ -99,7 +101,7 @@ def _heated(picture: Picture, heat: Float32, threshold: float) -> Picture:
     return _blend(picture, np.asarray(colour, np.uint8), 0.85 * level)
 
 
-def _blend(below: Picture, above: Picture, share: NDArray[np.floating]) -> Picture:
+def _blend(below: NDArray[Any], above: NDArray[Any], share: NDArray[np.floating]) -> Picture:
     weight = share[..., None]
     return np.asarray(below * (1 - weight) + above * weight).astype(np.uint8)
 

@@ -6,10 +6,10 @@ Shapes: N images, H, W cells.
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from inspect_ai.settings import Settings
-from pydantic import Field
 
 
 class Pooling(Settings):
@@ -19,6 +19,7 @@ class Pooling(Settings):
     share: float = Field(default=0.005, gt=0, le=1)  # of the cells, for "top": their mean
 
     def build(self) -> "Pool":
+        """The pooling as a module."""
         return Pool(self)
 
 

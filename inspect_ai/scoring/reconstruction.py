@@ -23,8 +23,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
-from inspect_ai.scoring.filters import gaussian, local_mean, smooth
+from inspect_ai.scoring.filters import gaussian, local_mean
 from inspect_ai.scoring.pooling import Pooling
 from inspect_ai.scoring.rule import Rule
 from inspect_ai.settings import Settings
@@ -38,6 +39,7 @@ class Config(Settings):
     pooling: Pooling = Pooling()
 
     def build(self, channels: int, grid: tuple[int, int]) -> "Reconstruction":
+        """The rule for C channels on a grid of (h, w) cells."""
         return Reconstruction(self, channels, grid)
 
 
@@ -56,6 +58,7 @@ class Reconstruction(Rule):
         self.register_buffer("window", gaussian(1.5))
         self.register_buffer("blur", gaussian(config.blur or 1.0))
 
+    @override
     def fit(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
         if self.config.rule != "variance":
             return
@@ -69,6 +72,7 @@ class Reconstruction(Rule):
         floor = 0.1 * mean.mean().clamp(min=1e-8)
         self.variance.copy_(mean.clamp(min=float(floor)))
 
+    @override
     def forward(self, image: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
         x, w = image[:, :-1], image[:, -1:]
         difference = self._difference(x, expected, w).mean(1, keepdim=True)

@@ -27,6 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from inspect_ai.errors import MissingData
 from inspect_ai.scoring.filters import gaussian, smooth
@@ -44,6 +45,7 @@ class Config(Settings):
     rule: Literal["structure"]
 
     def build(self, channels: int, grid: tuple[int, int]) -> "Structure":
+        """The rule; it fits any grid."""
         del channels, grid
         return Structure()
 
@@ -64,6 +66,7 @@ class Structure(Rule):
         self.register_buffer("fine", gaussian(SCALES[0]))
         self.register_buffer("coarse", gaussian(SCALES[1]))
 
+    @override
     def fit(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
         found = torch.cat([self._statistics(image, expected)[0] for image, expected in pairs])
         if len(found) < 2:
@@ -74,6 +77,7 @@ class Structure(Rule):
         self.mean.copy_(found.mean(0))
         self.spread.copy_(found.std(0).clamp(min=1e-6))
 
+    @override
     def forward(self, image: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
         statistics, anomaly_map = self._statistics(image, expected)
         z = (statistics - self.mean) / self.spread

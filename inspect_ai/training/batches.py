@@ -12,9 +12,11 @@ from typing import Self
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from inspect_ai.data import images, layouts
+from inspect_ai.data.images import stacked
 from inspect_ai.data.manifest import Manifest
 from inspect_ai.data.specs import ImageRule
 from inspect_ai.errors import MissingData
@@ -38,6 +40,7 @@ class Batches:
         if turn and pool.shape[2] != pool.shape[3]:
             raise MissingData(f"turn = true needs a square grid, got {pool.shape[2:]}.")
         self.pool, self.size, self.seed, self.turn = pool, size, seed, turn
+        self.known: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))  # newest order
 
     def at(self, step: int) -> Tensor:
         """The (N, C + 1, h, w) batch of one step; the last of a round runs into the next."""
@@ -47,11 +50,11 @@ class Batches:
         batch = torch.from_numpy(np.stack([self.pool[i] for i in chosen]))
         return _turned(batch, np.random.default_rng([self.seed, 1, step])) if self.turn else batch
 
-    def _order(self, turn: int) -> np.ndarray:  # type: ignore[type-arg]
-        if getattr(self, "_known", (None,))[0] != turn:
+    def _order(self, turn: int) -> NDArray[np.int64]:
+        if turn != self.known[0]:
             order = np.random.default_rng([self.seed, 0, turn]).permutation(len(self.pool))
-            self._known = (turn, order)
-        return self._known[1]
+            self.known = (turn, order)
+        return self.known[1]
 
 
 def _turned(batch: Tensor, rng: np.random.Generator) -> Tensor:
@@ -87,7 +90,7 @@ def joined(waiting: list[Pixels], rule: ImageRule) -> Pixels:
     """Images (C, H, W) as one batch; wafer maps are padded to a canvas."""
     if rule.kind == "wafer_map":
         return images.padded(waiting, canvas(waiting))
-    return np.stack(waiting)
+    return stacked(waiting)
 
 
 def canvas(maps: list[Pixels]) -> tuple[int, int]:

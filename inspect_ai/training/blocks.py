@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 
 def down(inside: int, outside: int) -> nn.Sequential:
@@ -16,5 +17,6 @@ class Up(nn.Module):
         super().__init__()
         self.mix = nn.Conv2d(inside, outside, 3, padding=1)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(self.mix(F.interpolate(x, scale_factor=2.0, mode="nearest")))

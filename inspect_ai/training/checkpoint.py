@@ -29,7 +29,7 @@ class Checkpoints:
         """The step to go on from, and its tensors; None at the first start."""
         if not self.path.is_file():
             return None
-        with safe_open(self.path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(self.path, framework="pt") as file:
             step = int(file.metadata()["step"])
             return step, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 

@@ -123,7 +123,7 @@ class _State:
             player.load_state_dict(self.means[name])
 
     def tensors(self) -> dict[str, Tensor]:
-        found = {}
+        found: dict[str, Tensor] = {}
         for name, player in self.players.items():
             found |= {f"{name}/weights/{k}": v for k, v in player.state_dict().items()}
             found |= {f"{name}/means/{k}": v for k, v in self.means[name].items()}

@@ -20,7 +20,7 @@ SURE = st.one_of(st.none(), st.floats(0.01, 0.999999))
 # the corners of a score: ties, one value for all, a few levels, far out, tiny
 LEVELS = st.one_of(
     st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5]),
-    st.floats(-3e38, 3e38, width=32),
+    st.floats(-(2.0**127), 2.0**127, width=32),
     st.integers(-3, 3).map(float),
 )
 
