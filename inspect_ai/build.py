@@ -72,12 +72,12 @@ def calibrate(
     trained = load(checkpoint)
     rate = trained.recipe.false_alarm_rate if false_alarm_rate is None else false_alarm_rate
     sure = trained.recipe.confidence if confidence is None else confidence
+    rows = manifest.good("calibrate")
+    require(len(rows), rate, sure)  # before the folder is taken, so that the advice can be followed
     given = {"weights": steps.sha256(checkpoint / WEIGHTS), "promise": [rate, sure]}
     step = steps.Step("calibrate", out, given | named(manifest))
     if step.finished:
         return out
-    rows = manifest.good("calibrate")
-    require(len(rows), rate, sure)
     with steps.disk(out):
         scores = _scores(trained.detector, rows, manifest)
         kept = conformal(scores, rate, sure)

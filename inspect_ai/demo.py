@@ -16,11 +16,11 @@ from inspect_ai.review import report
 from inspect_ai.tracking import Tracked
 
 RUNS = Path("pipelines/runs")
-# a night's production: lots that nothing was trained or calibrated on
+# a night's production of the same fab (seed): later lots, which nothing has seen
 PRODUCTION: dict[str, simulate.SimulateSettings] = {
-    "simulated_maps": MapSettings(lots=80, wafers_per_lot=25, defect_share=0.05, seed=2),
+    "simulated_maps": MapSettings(lots=80, first_lot=1001, defect_share=0.05, seed=1),
     "simulated_dies": DieSettings(
-        lots=6, wafers_per_lot=5, dies_per_wafer=20, side=64, defect_share=0.05, seed=2
+        lots=6, first_lot=1001, dies_per_wafer=20, side=64, defect_share=0.05, seed=1
     ),
 }
 

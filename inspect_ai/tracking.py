@@ -21,6 +21,7 @@ from inspect_ai.errors import NotInstalled
 
 EXPERIMENT = "inspect-ai"
 KEY = "inspect_ai.key"  # a tag by which a scan's report finds the scan's run
+MISSING = "inspect_ai.missing"  # a tag that names an artefact that was gone when it was sent
 ALIAS = "candidate"  # of the newest registered bundle; a person promotes it further
 SEND_EVERY = 30.0  # seconds between two sendings of a running step
 DEAD_AFTER = 3600.0  # seconds without a word from a running step: it was killed
@@ -92,7 +93,8 @@ class Tracked(Log):
     @override
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
-        self.record["metrics"] += [[k, float(v), now, step] for k, v in values.items()]
+        # as text: strict JSON has no NaN, and a figure that is none must not stop the work
+        self.record["metrics"] += [[k, str(float(v)), now, step] for k, v in values.items()]
         if time.monotonic() - self.sent > SEND_EVERY and not self.trouble:
             self._send()
 
@@ -106,23 +108,31 @@ class Tracked(Log):
         self._send()
         waiting = 0 if self.trouble else send_waiting(self.path.parent)
         if self.trouble:
-            return f"MLflow not reached ({self.trouble}); the run waits in {self.path}"
+            kept = f"the run waits in {self.path}" if self.path.is_file() else "the run is not kept"
+            return f"MLflow not reached ({self.trouble}); {kept}"
         earlier = f", {waiting} earlier one(s) too" if waiting else ""
         return f"tracked in MLflow, run {self.run_id}{earlier}"
 
     def _send(self) -> None:
         self.sent = time.monotonic()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.trouble = _deliver(self.record, self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.trouble = _deliver(self.record, self.path)
+        except OSError as error:  # a full or forbidden disk
+            self.trouble = str(error)
 
 
 def send_waiting(folder: Path) -> int:
     """Sends finished runs that wait in a folder; gives how many went."""
     sent = 0
     for path in sorted(folder.glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            silent = time.time() - path.stat().st_mtime
+        except (OSError, ValueError):  # sent by another process just now; or no record
+            continue
         if record["state"] == "RUNNING":
-            if time.time() - path.stat().st_mtime < DEAD_AFTER:
+            if silent < DEAD_AFTER:
                 continue
             record["state"] = "KILLED"
         sent += _deliver(record, path) is None
@@ -141,7 +151,7 @@ def _deliver(record: dict[str, Any], path: Path) -> str | None:
     if record["state"] == "RUNNING":
         steps.write_json(path, record)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)
     return None
 
 
@@ -154,11 +164,14 @@ def _send_record(record: dict[str, Any]) -> None:
     if record["run_id"] is None:
         record["run_id"] = _found_or_new(client, record)
     run_id = record["run_id"]
-    params = [Param(k, v) for k, v in record["params"].items()]
-    client.log_batch(run_id, params=params[:100])
-    record["params"] = {}
+    while record["params"]:  # MLflow takes 100 params or 1,000 metrics at a time
+        names = list(record["params"])[:100]
+        client.log_batch(run_id, params=[Param(k, record["params"][k]) for k in names])
+        for name in names:
+            del record["params"][name]
     while record["metrics"]:
-        client.log_batch(run_id, metrics=[Metric(*m) for m in record["metrics"][:1000]])
+        some = record["metrics"][:1000]
+        client.log_batch(run_id, metrics=[Metric(k, float(v), t, s) for k, v, t, s in some])
         del record["metrics"][:1000]
     while record["artefacts"]:
         _send_artefact(mlflow, client, run_id, Path(record["artefacts"][0]))
@@ -200,7 +213,9 @@ def _experiment(client: Any) -> str:
 
 
 def _send_artefact(mlflow: Any, client: Any, run_id: str, path: Path) -> None:
-    if (path / bundles.CARD).is_file():
+    if not path.exists():  # removed while the record waited
+        client.set_tag(run_id, MISSING, str(path))
+    elif (path / bundles.CARD).is_file():
         client.log_artifacts(run_id, str(path), "bundle")
         _register(mlflow, client, run_id, path)
     elif path.is_dir():

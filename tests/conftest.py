@@ -98,7 +98,12 @@ def _line(folder, settings, spec, rule):
     from inspect_ai import build, recipe
     from inspect_ai.tracking import Nothing
 
+    if os.environ.get("KEPT"):  # DEV
+        folder = Path(os.environ["KEPT"]) / folder.name  # DEV
+        folder.mkdir(parents=True, exist_ok=True)  # DEV
     line = Line(folder / "spec.toml", folder / "data", folder / "run.toml", folder / "built")
+    if line.bundle.is_dir():  # DEV
+        return line  # DEV
     simulate.write(settings, line.root)
     line.spec.write_text(spec.format(root=line.root.as_posix()), encoding="utf-8")
     line.run.write_text(RUN.format(spec=line.spec.as_posix(), rule=rule), encoding="utf-8")

@@ -5,6 +5,7 @@ score file appears by one move, last. A kill at any moment leaves parts that are
 parts that are not, never half a part that counts.
 """
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -44,14 +45,13 @@ class Ledger:
         columns = ["pred_label", "group"]
         return rejected, _joined(self.out / SCORES, columns)
 
-    def tidy(self) -> None:
-        """Removes the rejected rows' parts, once they stand in one table."""
-        for path in (self.out / REJECTED).glob("part-*.parquet"):
-            path.unlink()
-        (self.out / REJECTED).rmdir()
-
     def _path(self, folder: str, part: int) -> Path:
         return self.out / folder / f"part-{part:05d}.parquet"
+
+
+def tidy(out: Path) -> None:
+    """Removes the rejected rows' parts of a finished scan: they stand in one table."""
+    shutil.rmtree(out / REJECTED, ignore_errors=True)
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from inspect_ai import steps
 from inspect_ai.batch import stages
-from inspect_ai.batch.ledger import Ledger
+from inspect_ai.batch.ledger import Ledger, tidy
 from inspect_ai.bundle.bundle import SCORES, Bundle
 from inspect_ai.bundle.runtime import Device, Scorer
 from inspect_ai.data import layouts
@@ -71,6 +71,7 @@ def scan(
     _check_rule(bundle, manifest)
     step = steps.Step("scan", out, _inputs(bundle, manifest))
     if step.finished:
+        tidy(out)  # a kill may have come before
         return _result(out, step)
     began = time.monotonic()
     with steps.disk(out):
@@ -91,7 +92,7 @@ def scan(
             images_per_second=round(fresh / max(seconds, 1e-9), 1),
             device=scorer.device,
         )
-        ledger.tidy()
+        tidy(out)
     return _result(out, step)
 
 
@@ -105,14 +106,14 @@ def _scan_parts(
 ) -> int:
     """Scores the parts that are not done; gives the number of images seen."""
     parts = stages.parts(len(plan), options.part)
-    todo = [(i, rows) for i, rows in enumerate(parts) if not ledger.is_done(i)]
-    done = len(plan) - sum(len(rows) for _, rows in todo)
+    waiting = [(i, rows) for i, rows in enumerate(parts) if not ledger.is_done(i)]
+    done = len(plan) - sum(len(rows) for _, rows in waiting)
     fresh, keep_all = 0, bool(plan["mask_path"].notna().any())
     batches = [
-        rows[i : i + options.batch] for _, rows in todo for i in range(0, len(rows), options.batch)
+        rows[i : i + options.batch] for _, rows in waiting for i in range(0, len(rows), options.batch)
     ]
     ahead = _read_ahead(batches, plan, manifest, options)
-    for part, rows in todo:
+    for part, rows in waiting:
         seen_all: list[list[stages.Seen]] = []
         found: list[tuple[int, str | None, float]] = []
         while sum(len(s) for s in seen_all) < len(rows):

@@ -5,8 +5,8 @@
     bundle.json           image rule, promise, thresholds, parity figures, hashes
 
 bundle.json holds the hash of each file and of the thresholds, and the thresholds must follow
-from the scores; model.onnx names the hash of the calibration. A bundle in which anything was
-changed is not loaded.
+from the scores; model.onnx names the hash of the calibration. A bundle in which anything that
+touches a verdict or the promise was changed is not loaded.
 """
 
 import hashlib
@@ -104,7 +104,8 @@ def read(folder: Path) -> Bundle:
             f"{folder} is no bundle: it has no readable {CARD}. Pass the folder that "
             "'inspect-ai export' wrote, or <out>/bundle of 'inspect-ai build'."
         ) from None
-    if isinstance(fields, dict) and fields.get("format", 0) > FORMAT:
+    version = fields.get("format") if isinstance(fields, dict) else None
+    if isinstance(version, int) and version > FORMAT:
         raise BadBundle(f"{folder} was written by a newer version. Update inspect-ai-wafer.")
     try:
         card = Card.checked(fields, str(folder / CARD))
@@ -125,7 +126,7 @@ def _check_files(folder: Path, card: Card) -> None:
 
 def _checked_calibration(folder: Path, card: Card) -> Calibration:
     """The yardstick, whose thresholds must be the card's."""
-    kept = pd.read_parquet(folder / SCORES)
+    kept = _good_scores(folder / SCORES)
     rate, confidence = card.false_alarm_rate, card.confidence
     calibration, largest = (
         Calibration(np.sort(kept[c].to_numpy(np.float32)), rate, confidence)
@@ -133,9 +134,21 @@ def _checked_calibration(folder: Path, card: Card) -> Calibration:
     )
     given = (rate, confidence, card.image_threshold, card.pixel_threshold)
     found = (calibration.threshold, largest.threshold)
-    if found != given[2:] or thresholds_hash(*given) != card.thresholds_hash:
+    hashes = thresholds_hash(*given), card.data_spec.hash()
+    same = hashes == (card.thresholds_hash, card.data_spec_hash)
+    if found != given[2:] or not same or calibration.promise != card.promise:
         raise BadBundle(
-            f"The thresholds of {folder / CARD} do not follow from {SCORES}: the file was "
-            "changed by hand. Export the bundle again with the rate you want."
+            f"Thresholds, promise or data spec of {folder / CARD} do not follow from {SCORES}: the "
+            "file was changed by hand. Export the bundle again with the rate you want."
         )
     return calibration
+
+
+def _good_scores(path: Path) -> pd.DataFrame:
+    try:
+        kept = pd.read_parquet(path, columns=["pred_score", "map_max"])
+    except (OSError, ValueError, KeyError) as error:
+        raise BadBundle(f"{path} cannot be read ({error}). Export the bundle again.") from None
+    if kept.empty:
+        raise BadBundle(f"{path} holds no good score. Export the bundle again.")
+    return kept

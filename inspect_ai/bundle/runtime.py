@@ -12,7 +12,7 @@ import onnxruntime as ort
 
 from inspect_ai.bundle import bundle as bundles
 from inspect_ai.bundle.bundle import Bundle
-from inspect_ai.errors import NoSuchDevice
+from inspect_ai.errors import BadBundle, NoSuchDevice
 from inspect_ai.scores import Pixels, Scores
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -36,6 +36,12 @@ class Scorer:
     def __init__(self, bundle: Bundle | Path, device: Device = "auto", threads: int = 0) -> None:
         self.bundle = bundles.read(bundle) if isinstance(bundle, Path) else bundle
         self.session = open_session(self.bundle.model, device, threads)
+        named = self.session.get_modelmeta().custom_metadata_map.get("calibration")
+        if named != self.bundle.card.hashes[bundles.SCORES]:
+            raise BadBundle(
+                f"{self.bundle.model} was calibrated with another {bundles.SCORES} than the one "
+                "beside it. Export the bundle again, or restore the file."
+            )
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:

@@ -113,7 +113,9 @@ def allowed_rank(n: int, alpha: float, confidence: float | None) -> int:
     """The largest r that keeps the promise with n good scores; 0 where none does."""
     if confidence is None:  # the same division as in a p-value, so that verdicts agree with it
         r = math.floor(alpha * (n + 1)) + 1
-        return r if r / (n + 1) <= alpha else r - 1
+        while r / (n + 1) > alpha:
+            r -= 1
+        return r
     delta = (1 - confidence) * (1 + 1e-12)  # rounding must not cost a rank
     r = int(binom.ppf(1 - confidence, n, alpha))  # near the answer, then exact
     while r > 0 and binom.cdf(r - 1, n, alpha) > delta:

@@ -22,6 +22,7 @@ PACKAGES = ("onnxruntime-gpu", "onnxruntime", "torch", "opencv-python", "pandas"
 
 Lots = Annotated[int, typer.Option(min=1, help="Lots.")]
 Wafers = Annotated[int, typer.Option(min=1, max=25, help="Wafers in a lot.")]
+FirstLot = Annotated[int, typer.Option(min=1, help="Number of the first lot.")]
 DefectShare = Annotated[float, typer.Option(min=0, max=1, help="Share with a planted defect.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed makes the same set.")]
 
@@ -39,14 +40,21 @@ def check_spec(
 
 @simulate.command("maps")
 def simulate_maps(
-    out: Out, lots: Lots = 40, wafers: Wafers = 25, defect_share: DefectShare = 0.1, seed: Seed = 0
+    out: Out,
+    lots: Lots = 40,
+    first_lot: FirstLot = 1,
+    wafers: Wafers = 25,
+    defect_share: DefectShare = 0.1,
+    seed: Seed = 0,
 ) -> None:
     """Wafer bin maps with WM-811K's patterns."""
     from inspect_ai import progress
     from inspect_ai.data.simulate import write
     from inspect_ai.data.simulate_maps import MapSettings
 
-    settings = MapSettings(lots=lots, wafers_per_lot=wafers, defect_share=defect_share, seed=seed)
+    fields = {"lots": lots, "first_lot": first_lot, "wafers_per_lot": wafers}
+    more = {"defect_share": defect_share, "seed": seed}
+    settings = MapSettings.checked(fields | more, "simulate maps")
     with progress.bar("simulate") as bar:
         typer.echo(f"simulated: {write(settings, out, bar)}")
 
@@ -55,6 +63,7 @@ def simulate_maps(
 def simulate_dies(
     out: Out,
     lots: Lots = 6,
+    first_lot: FirstLot = 1,
     wafers: Wafers = 5,
     dies: Annotated[int, typer.Option(min=1, help="Dies of a wafer.")] = 20,
     side: Annotated[int, typer.Option(min=32, help="Pixels.")] = 128,
@@ -67,9 +76,10 @@ def simulate_dies(
     from inspect_ai.data.simulate import write
     from inspect_ai.data.simulate_dies import DieSettings
 
-    fields = {"lots": lots, "wafers_per_lot": wafers, "dies_per_wafer": dies, "side": side}
-    more = {"depth": depth, "defect_share": defect_share, "seed": seed}
-    settings = DieSettings.checked(fields | more, "simulate dies")
+    fields = {"lots": lots, "first_lot": first_lot, "wafers_per_lot": wafers}
+    image = {"dies_per_wafer": dies, "side": side, "depth": depth}
+    more = {"defect_share": defect_share, "seed": seed}
+    settings = DieSettings.checked({**fields, **image, **more}, "simulate dies")
     with progress.bar("simulate") as bar:
         typer.echo(f"simulated: {write(settings, out, bar)}")
 

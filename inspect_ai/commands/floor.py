@@ -17,7 +17,7 @@ from inspect_ai.commands.options import (
     say_notes,
     tracked,
 )
-from inspect_ai.errors import BadSettings
+from inspect_ai.errors import BadSettings, MissingData
 
 if TYPE_CHECKING:
     from inspect_ai.bundle.bundle import Bundle
@@ -40,7 +40,7 @@ def scan(
     track: Track = True,
 ) -> None:
     """Score a batch of images; started again after a kill, it goes on where it was."""
-    from inspect_ai import progress
+    from inspect_ai import progress, steps
     from inspect_ai.batch import scan as floor
     from inspect_ai.bundle import bundle as bundles
 
@@ -58,14 +58,15 @@ def scan(
     )
     if result.rejected:
         typer.echo(f"rejected, with reasons: {out / 'rejected.parquet'}")
-    if not (out / RUN_KEY).is_file():
+    if track and not (out / RUN_KEY).is_file():
         with tracked(f"scan {manifest.spec.name}", track) as log:
             log.settings({"bundle": bundle, "bundle_hash": made.hash, "split": split.value})
             names = ("images", "flagged", "rejected", "seconds")
             log.numbers(0, {name: float(getattr(result, name)) for name in names})
             log.artefact(out / "run.json")
             log.artefact(out / "rejected.parquet")
-        (out / RUN_KEY).write_text(log.name, encoding="utf-8")
+        with steps.disk(out):
+            (out / RUN_KEY).write_text(log.name, encoding="utf-8")
     typer.echo(f"scan: {out}")
 
 
@@ -100,7 +101,11 @@ def _images(
             "A scan needs a folder of images or --spec FILE, one of them. "
             "Try: inspect-ai scan BUNDLE FOLDER"
         )
+    if folder is not None and (root is not None or split is not Split.all):
+        raise BadSettings("--root and --split go with --spec FILE. A FOLDER is scanned whole.")
     if folder is not None:
+        if not folder.is_dir():
+            raise MissingData(f"No folder {folder}. Pass an existing folder of images.")
         manifest = manifests.listing(plain_folder(bundle.card.data_spec.image), folder)
     elif split is Split.all:
         assert spec is not None

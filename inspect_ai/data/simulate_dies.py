@@ -37,6 +37,7 @@ class DieSettings(Settings):
 
     kind: Literal["dies"] = "dies"
     lots: int = Field(default=6, ge=1, le=9999)
+    first_lot: int = Field(default=1, ge=1, le=9999)  # later lots of the same fab begin here
     wafers_per_lot: int = Field(default=5, ge=1, le=25)  # a carrier has 25 slots
     dies_per_wafer: int = Field(default=20, ge=1, le=150)  # imaged dies
     side: int = Field(default=128, ge=32, le=4096)  # pixels
@@ -117,7 +118,7 @@ class Microscope(NamedTuple):
 
 def dies(settings: DieSettings) -> Iterator[Die]:
     """All dies of `settings`; each depends on the seed and its own numbers, on no other die."""
-    for lot in range(1, settings.lots + 1):
+    for lot in range(settings.first_lot, settings.first_lot + settings.lots):
         rng = np.random.default_rng([settings.seed, 3, lot])
         product = PRODUCTS[(lot - 1) % settings.products]
         tool = _microscope(settings, lot, int(rng.integers(1, 4)))

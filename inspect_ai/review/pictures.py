@@ -31,6 +31,7 @@ def strip(
         anomaly_map: (h, w); at `threshold` the colour is full.
         threshold: pixel threshold; what lies above it is outlined.
     """
+    expected = np.nan_to_num(expected, nan=0.0)  # heat that is no number is drawn as an alarm
     if rule.kind == "wafer_map":
         rows, columns = image.shape[1:]
         expected, anomaly_map = expected[:, :rows, :columns], anomaly_map[:rows, :columns]

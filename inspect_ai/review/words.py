@@ -87,9 +87,10 @@ def _overkill(overkill: Numbers) -> str:
     interval = overkill["interval"]
     assert isinstance(interval, list)
     low, high = (share(end) for end in interval)
+    were = "was" if overkill["flagged"] == 1 else "were"
     return (
         f"Of {count(overkill['good_images'])} images known to be good, "
-        f"{count(overkill['flagged'])} were flagged: {share(overkill['rate'])} "
+        f"{count(overkill['flagged'])} {were} flagged: {share(overkill['rate'])} "
         f"(95{THIN}% interval {low} to {high}); promised is {share(overkill['promised'])}."
     )
 

@@ -130,6 +130,7 @@ def test_rates_that_are_a_count_over_n_plus_1_are_not_lost_to_rounding(n, k):
     rate = k / (n + 1)
     if rate < 1:
         assert allowed_rank(n, rate, None) == k
+        assert allowed_rank(n, np.nextafter(rate, 0), None) == k - 1
 
 
 def test_a_p_value_counts_the_image_itself_among_those_as_odd():

@@ -11,7 +11,8 @@ from scipy import ndimage
 from inspect_ai.data import simulate
 from inspect_ai.data.simulate_defects import DEFECTS
 from inspect_ai.data.simulate_dies import PRODUCTS, DieSettings, dies
-from inspect_ai.data.simulate_maps import MIXTURES, PATTERNS, MapSettings, wafer_maps
+from inspect_ai.data.simulate_maps import MapSettings, wafer_maps
+from inspect_ai.data.simulate_patterns import MIXTURES, PATTERNS
 from inspect_ai.errors import NoSpace, OutputInUse
 
 FEW_MAPS = MapSettings(lots=3, wafers_per_lot=4, defect_share=0.5, seed=1)

@@ -3,6 +3,6 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def two_threads():
-    torch.set_num_threads(2)
+def one_thread():
+    torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -1,0 +1,63 @@
+"""Small simulated data and detectors for the tests of models."""
+
+import numpy as np
+import torch
+
+from inspect_ai import models
+from inspect_ai.data.simulate_dies import DieSettings
+from inspect_ai.data.simulate_dies import dies as simulated_dies
+from inspect_ai.data.simulate_maps import MapSettings, wafer_maps
+from inspect_ai.preprocess import Preprocess, View
+from inspect_ai.scoring import reconstruction, structure
+from inspect_ai.training.batches import Batches
+from inspect_ai.training.budget import Budget
+from inspect_ai.training.descent import Run
+from inspect_ai.training.detector import Detector
+
+GRID = (32, 32)
+BRIEF = Budget(steps=60, batch_size=32, learning_rate=2e-3, average=0.9)
+
+
+def silent(step, losses):
+    pass
+
+
+def die_images():
+    """(N, 1, 32, 32) 8-bit dies of one product and (N,) labels, "good" or a defect."""
+    made = list(simulated_dies(DieSettings(lots=5, side=32, products=1, defect_share=0.3, seed=2)))
+    return np.stack([d.image for d in made])[:, None], np.array([d.label for d in made])
+
+
+def bin_maps():
+    """(N, 1, 32, 32) wafer maps of several shapes and (N,) labels, "none" or a pattern."""
+    settings = MapSettings(lots=30, largest=32, canvas=32, defect_share=0.5, mixture_share=0)
+    made = wafer_maps(settings)
+    return made.maps[:, None], made.labels
+
+
+def picture_detector(name, fields=None, rule="l2", grid=GRID):
+    view = View(kind="picture", channels=1, minimum=0, maximum=255, resize="stretch", grid=grid)
+    return _detector(name, fields, view, reconstruction.Config(rule=rule, blur=1.0))
+
+
+def map_detector(name, fields=None, grid=GRID):
+    view = View(kind="wafer_map", channels=1, minimum=0, maximum=2, resize="stretch", grid=grid)
+    return _detector(name, fields, view, structure.Config(rule="structure"))
+
+
+def _detector(name, fields, view, rule):
+    torch.manual_seed(0)
+    model = models.config(name, fields or {}).build(1, view.grid)
+    return Detector(Preprocess(view), model, rule.build(1, view.grid)).eval()
+
+
+def seen(detector, pixels):
+    """The model's view of pixels, as the training loop gets it."""
+    return Batches(detector.preprocess(torch.from_numpy(pixels)).numpy(), BRIEF.batch_size, 0)
+
+
+def fitted(detector, good, budget=BRIEF):
+    """Weights on the first three quarters of good pixels, the rule on the rest."""
+    cut = 3 * len(good) // 4
+    run = Run(budget, silent)
+    return detector.fit(seen(detector, good[:cut]), lambda: [good[cut:]], run)

@@ -1,0 +1,169 @@
+"""What every model promises; a new file in models/ is found by its name."""
+
+import numpy as np
+import pytest
+import torch
+from made_detectors import bin_maps, die_images, fitted, map_detector, picture_detector
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import roc_auc_score
+
+from inspect_ai import models, parity
+from inspect_ai.errors import BadImages, UnknownModel
+
+
+@pytest.fixture(scope="module")
+def dies():
+    return die_images()
+
+
+@pytest.fixture(scope="module")
+def maps():
+    return bin_maps()
+
+
+@pytest.fixture(scope="module", params=models.names())
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def trained(name, dies):
+    torch.set_num_threads(1)
+    pixels, labels = dies
+    return fitted(picture_detector(name), pixels[labels == "good"][:200])
+
+
+@pytest.fixture(scope="module")
+def trained_on_maps(name, maps):
+    torch.set_num_threads(1)
+    pixels, labels = maps
+    return fitted(map_detector(name, {}), pixels[labels == "none"][:200])
+
+
+def test_scores_one_number_and_one_map_and_one_expectation_per_image(trained, dies):
+    scores = trained.score(dies[0][:5])
+    assert scores.pred_score.shape == (5,)
+    assert scores.anomaly_map.shape == (5, 32, 32)
+    assert scores.expected.shape == (5, 1, 32, 32)
+    for array in (scores.pred_score, scores.anomaly_map, scores.expected):
+        assert array.dtype == np.float32
+        assert np.isfinite(array).all()
+
+
+def test_scores_a_wafer_map_die_by_die(trained_on_maps, maps):
+    scores = trained_on_maps.score(np.pad(maps[0][:5], ((0, 0), (0, 0), (0, 8), (0, 3))))
+    assert scores.anomaly_map.shape == (5, 40, 35)
+    assert scores.expected.shape == (5, 1, 40, 35)
+
+
+def test_expects_grey_levels_between_0_and_1(trained, dies):
+    expected = trained.score(dies[0]).expected
+    assert expected.min() >= 0
+    assert expected.max() <= 1
+
+
+def test_scores_the_same_image_the_same_twice(trained, dies):
+    first, again = trained.score(dies[0][:8]), trained.score(dies[0][:8])
+    assert (first.pred_score == again.pred_score).all()
+    assert (first.anomaly_map == again.anomaly_map).all()
+
+
+def test_scores_an_image_the_same_alone_as_in_a_batch(trained, dies):
+    batch, alone = trained.score(dies[0][:8]), trained.score(dies[0][3:4])
+    assert alone.pred_score[0] == pytest.approx(batch.pred_score[3], rel=1e-4)
+    np.testing.assert_allclose(alone.anomaly_map[0], batch.anomaly_map[3], rtol=1e-3, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_weights(name, dies):
+    good = dies[0][dies[1] == "good"][:40]
+    budget = models_budget(3)
+    one, two = (fitted(picture_detector(name), good, budget) for _ in range(2))
+    other = fitted(picture_detector(name), good, models_budget(3, seed=1))
+    assert same(one, two)
+    assert not same(one, other)
+
+
+def models_budget(steps, seed=0):
+    from inspect_ai.training.budget import Budget
+
+    return Budget(steps=steps, batch_size=16, seed=seed)
+
+
+def same(a, b):
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def test_training_moves_the_weights_and_leaves_no_gradient_in_the_scores(name, trained, dies):
+    assert not same(trained, picture_detector(name))
+    assert isinstance(trained.score(dies[0][:2]).pred_score, np.ndarray)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.full((1, 1, 32, 32), 256, np.uint16),
+        np.full((1, 1, 32, 32), -1, np.float32),
+        np.full((1, 1, 32, 32), np.nan, np.float32),
+    ],
+)
+def test_refuses_pixels_outside_the_range_and_says_what_to_do(trained, pixels):
+    with pytest.raises(BadImages, match=r"must lie in \[0, 255\], got .*Correct 'depth'"):
+        trained.score(pixels)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (1, 32, 32), (1, 3, 32, 32)])
+def test_refuses_pixels_of_another_shape_and_says_what_to_do(trained, shape):
+    with pytest.raises(BadImages, match=r"needed \(N, 1, H, W\)\. Add the missing axes"):
+        trained.score(np.zeros(shape, np.uint8))
+
+
+def test_saves_and_loads_to_the_same_scores(name, trained, dies, tmp_path):
+    tensors = {k: v.contiguous() for k, v in trained.state_dict().items()}
+    save_file(tensors, tmp_path / "weights.safetensors")
+    fresh = picture_detector(name)
+    fresh.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    before, after = trained.score(dies[0][:8]), fresh.score(dies[0][:8])
+    assert (before.pred_score == after.pred_score).all()
+    assert (before.anomaly_map == after.anomaly_map).all()
+
+
+@pytest.mark.slow
+def test_exports_to_onnx_with_the_same_scores_for_any_batch_and_size(trained, dies, tmp_path):
+    parity.to_onnx(trained, dies[0][:3], tmp_path / "model.onnx")
+    theirs = parity.scorer(tmp_path / "model.onnx")
+    spread = trained.score(dies[0]).pred_score.std()
+    larger = np.pad(dies[0][:2], ((0, 0), (0, 0), (0, 9), (0, 5)))
+    for pixels in (dies[0], dies[0][:1], dies[0][:7], larger, larger[:1, :, :20, :13]):
+        a, b = trained.score(pixels), theirs(pixels)
+        np.testing.assert_allclose(b.pred_score, a.pred_score, atol=parity.TOLERANCE * spread)
+        np.testing.assert_allclose(b.anomaly_map, a.anomaly_map, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(b.expected, a.expected, rtol=1e-3, atol=1e-5)
+
+
+def held_out_auroc(detector, pixels, labels, good, odd):
+    """AUROC on images that neither weights nor rule have seen."""
+    rest = [pixels[labels == good][200:], pixels[odd]]
+    scores = np.concatenate([detector.score(part).pred_score for part in rest])
+    return roc_auc_score(np.repeat([0, 1], [len(part) for part in rest]), scores)
+
+
+def test_finds_scratches_on_simulated_wafers(trained_on_maps, maps):
+    pixels, labels = maps
+    assert held_out_auroc(trained_on_maps, pixels, labels, "none", labels == "Scratch") > 0.75
+
+
+def test_finds_defects_on_simulated_dies(trained, dies):
+    pixels, labels = dies
+    assert held_out_auroc(trained, pixels, labels, "good", labels != "good") > 0.7
+
+
+def test_an_unknown_name_is_refused_with_those_there_are():
+    with pytest.raises(UnknownModel, match=r"No model 'vea'. Known models: .*autoencoder"):
+        models.config("vea", {})
+
+
+def test_every_model_says_in_its_docstring_where_it_comes_from(name):
+    import importlib
+
+    assert "Sources:" in importlib.import_module(f"inspect_ai.models.{name}").__doc__

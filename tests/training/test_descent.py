@@ -1,0 +1,201 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from inspect_ai.errors import Diverged
+from inspect_ai.training.budget import Budget
+from inspect_ai.training.checkpoint import Checkpoints
+from inspect_ai.training.descent import Run, descend, rate
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+class Data:
+    """Batches of noise that depend on the step."""
+
+    def at(self, step):
+        return torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+
+
+def silent(step, losses):
+    pass
+
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+
+
+def noisy(module):
+    """A loss that draws noise: resuming must draw the same."""
+    return lambda _, x: (module(x + 0.1 * torch.randn_like(x)) - x).square().mean()
+
+
+def same(a, b):
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def trained(budget, report=silent, checkpoints=None, module=None):
+    module = module or net()
+    descend({"net": module}, noisy(module), Data(), Run(budget, report, checkpoints))
+    return module
+
+
+def killed_at(last):
+    def report(step, losses):
+        if step == last:
+            raise Killed
+
+    return report
+
+
+@pytest.mark.parametrize("last", [5, 12, 29])
+def test_a_killed_run_goes_on_to_the_very_same_weights(tmp_path, last):
+    budget, kept = Budget(steps=30, save_every=5), Checkpoints(tmp_path / "state.safetensors")
+    with pytest.raises(Killed):
+        trained(budget, killed_at(last), kept)
+    resumed = trained(budget, silent, kept, net(seed=9))  # what it starts from does not matter
+    assert same(resumed, trained(budget))
+
+
+def test_a_resumed_run_does_the_steps_that_are_left_and_no_more(tmp_path):
+    budget, kept, seen = Budget(steps=30, save_every=5), Checkpoints(tmp_path / "s"), []
+    with pytest.raises(Killed):
+        trained(budget, killed_at(12), kept)
+    trained(budget, lambda step, _: seen.append(step), kept)
+    assert seen == list(range(10, 30))
+
+
+def test_a_run_killed_after_its_last_step_has_nothing_left_to_do(tmp_path):
+    budget, kept, seen = Budget(steps=10, save_every=5), Checkpoints(tmp_path / "s"), []
+    whole = trained(budget, silent, kept)
+    again = trained(budget, lambda step, _: seen.append(step), kept, net(seed=9))
+    assert seen == []
+    assert same(whole, again)
+
+
+def test_the_seed_of_the_caller_changes_nothing():
+    torch.manual_seed(1)
+    first, start = trained(Budget(steps=5)), net()
+    torch.manual_seed(2)
+    assert same(first, trained(Budget(steps=5), module=start))
+
+
+def rivals(seed=0):
+    torch.manual_seed(seed)
+    return {"maker": nn.Linear(3, 3), "critic": nn.Linear(3, 1)}
+
+
+def duel(players):
+    def loss(name, x):
+        made = players["maker"](torch.randn_like(x))
+        gap = players["critic"](made).mean() - players["critic"](x).mean()
+        return gap if name == "critic" else -gap
+
+    return loss
+
+
+def test_two_players_resume_to_the_very_same_weights(tmp_path):
+    budget, kept = Budget(steps=20, save_every=5), Checkpoints(tmp_path / "state.safetensors")
+    killed, resumed, whole = rivals(), rivals(seed=9), rivals()
+    with pytest.raises(Killed):
+        descend(killed, duel(killed), Data(), Run(budget, killed_at(13), kept))
+    descend(resumed, duel(resumed), Data(), Run(budget, silent, kept))
+    descend(whole, duel(whole), Data(), Run(budget, silent))
+    assert same(nn.ModuleDict(resumed), nn.ModuleDict(whole))
+
+
+def test_a_player_moves_on_its_own_turn_alone():
+    players, before = rivals(), rivals()
+    seen = []
+
+    def loss(name, x):
+        seen.append((name, same(players["critic"], before["critic"])))
+        return duel(players)(name, x)
+
+    descend(players, loss, Data(), Run(Budget(steps=1, average=0.0), silent))
+    assert seen == [("maker", True), ("critic", True)]  # the maker's turn left the critic alone
+    assert not same(players["maker"], before["maker"])
+    assert not same(players["critic"], before["critic"])
+
+
+def test_every_step_is_reported_with_the_losses_of_all_players():
+    players, seen = rivals(), []
+    descend(
+        players, duel(players), Data(), Run(Budget(steps=3), lambda *a: seen.append(a))
+    )
+    assert [step for step, _ in seen] == [0, 1, 2]
+    assert all(set(losses) == {"maker", "critic"} for _, losses in seen)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_names_player_and_step(bad):
+    players, calls = rivals(), []
+
+    def loss(name, x):
+        calls.append(name)
+        value = duel(players)(name, x)
+        return value * bad if (name, calls.count("critic")) == ("critic", 3) else value
+
+    with pytest.raises(Diverged, match=r"loss of 'critic' .* at step 2.*below 0\.001"):
+        descend(players, loss, Data(), Run(Budget(steps=9), silent))
+
+
+def test_a_gradient_that_is_no_number_is_found_before_it_reaches_the_weights():
+    module = nn.Linear(3, 1)
+    start = [p.detach().clone() for p in module.parameters()]
+
+    def loss(_, x):
+        return (module(x).sum() * 0).sqrt()  # the slope of a root at 0 is infinite
+
+    with pytest.raises(Diverged, match=r"gradient of 'net' is (nan|inf) at step 0"):
+        descend({"net": module}, loss, Data(), Run(Budget(steps=2), silent))
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), start, strict=True))
+
+
+def test_the_weights_kept_are_the_running_mean_of_those_trained():
+    """One weight pulled by a constant slope: Adam moves it by the learning rate each step."""
+    budget = Budget(steps=4, learning_rate=0.1, average=0.25)
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+
+    def loss(_, x):
+        return -module.weight.sum()
+
+    descend({"net": module}, loss, Data(), Run(budget, silent))
+    weight = mean = 0.0
+    for step in range(4):
+        weight += rate(step, budget)
+        decay = min(0.25, (step + 1) / (step + 10))
+        mean = decay * mean + (1 - decay) * weight
+    assert module.weight.item() == pytest.approx(mean, rel=1e-5)
+    assert mean < weight
+
+
+def test_the_learning_rate_goes_up_to_its_highest_and_down_to_a_hundredth():
+    budget = Budget(steps=1000, learning_rate=0.5)
+    rates = [rate(step, budget) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.5 / 50)
+    assert max(rates) == rates[50] == pytest.approx(0.5)
+    assert rates[525] == pytest.approx(0.5 * 0.505)
+    assert rates[999] == pytest.approx(0.005, rel=0.01)
+    assert all(a < b for a, b in zip(rates[:49], rates[1:50], strict=True))
+    assert all(a > b for a, b in zip(rates[50:], rates[51:], strict=False))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 19, 20, 21])
+def test_the_shortest_runs_have_a_learning_rate(steps):
+    budget = Budget(steps=steps, learning_rate=0.5)
+    assert all(0 < rate(step, budget) <= 0.5 for step in range(steps))
+    assert math.isclose(rate(0, budget), 0.5)
+
+
+def test_more_steps_lower_the_loss():
+    losses = []
+    trained(Budget(steps=300, learning_rate=0.01), lambda _, found: losses.append(found["net"]))
+    assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
