@@ -131,10 +131,20 @@ def walks(fails: Tensor) -> Tensor:
     """
     x, found = fails, []
     for step in range(1, max(WALKS) + 1):
-        x = fails * F.avg_pool2d(x, 3, stride=1, padding=1)
+        x = fails * mean_of_nine(x)
         if step in WALKS:
             found.append((x.sum((1, 2, 3)) * 9.0**step).log1p())
     return torch.stack(found, 1)
+
+
+def mean_of_nine(x: Tensor) -> Tensor:
+    """Mean of each cell and its eight neighbours, zeros outside, for (N, 1, H, W).
+
+    Shifted sums: six times quicker in ONNX Runtime than its pooling of a single channel.
+    """
+    x = F.pad(x, (1, 1, 1, 1))
+    x = x[..., :-2] + x[..., 1:-1] + x[..., 2:]
+    return (x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]) / 9
 
 
 def signed_log(x: Tensor) -> Tensor:

@@ -1,0 +1,121 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from inspect_ai.batch import stages
+from inspect_ai.calibration.conformal import calibrate
+from inspect_ai.data.images import content_id
+from inspect_ai.errors import BadImages
+from inspect_ai.scores import Scores
+
+YARDSTICK = calibrate(np.arange(1, 20, dtype=np.float32), 0.05)
+PLAN = pd.DataFrame(
+    {
+        "image_path": pd.Series(["a.png", "b.png", "c.png", "d.png"], dtype="string"),
+        "lot": ["L1", "L1", "L2", "L2"],
+        "gt_label": pd.array([0, 1, None, 0], "Int8"),
+        "image_id": pd.Series(["old"] * 4, dtype="string"),
+    }
+)
+
+
+def image(value, side=(4, 4)):
+    return np.full((1, *side), value, np.uint8)
+
+
+def read(path):
+    """a is 1, b is 2, c cannot be read, d has another size."""
+    if path == "c.png":
+        raise BadImages("c.png: 0 bytes. Copy the file again or drop it.")
+    return image(4, (4, 6)) if path == "d.png" else image("?ab".index(path[0]))
+
+
+def run(pixels):
+    """An image's score is its largest pixel; refuses what no graph would take."""
+    assert pixels.ndim == 4
+    heat = pixels[:, 0].astype(np.float32)
+    return Scores(heat.max(axis=(1, 2)), heat, pixels.astype(np.float32))
+
+
+def seen(*pixels):
+    return [stages.Seen(i, p, content_id(p), None) for i, p in enumerate(pixels)]
+
+
+@pytest.mark.parametrize(("rows", "size"), [(0, 4), (1, 4), (4, 4), (5, 4), (9, 1)])
+def test_parts_hold_every_row_once_in_order(rows, size):
+    parts = stages.parts(rows, size)
+    assert [row for part in parts for row in part] == list(range(rows))
+    assert all(0 < len(part) <= size for part in parts)
+
+
+def test_what_cannot_be_read_is_kept_with_its_reason():
+    found = stages.see([4, 5], ["a.png", "c.png"], read)
+    assert [s.row for s in found] == [4, 5]
+    assert (found[0].reason, found[0].image_id) == (None, content_id(image(1)))
+    assert (found[1].pixels, found[1].image_id) == (None, None)
+    assert found[1].reason.startswith("c.png: 0 bytes")
+
+
+def test_every_readable_image_is_scored_once_whatever_its_size():
+    found = list(stages.score(stages.see(range(4), list(PLAN["image_path"]), read), run, None))
+    assert {s.seen.row: s.pred_score for s in found} == {0: 1.0, 1: 2.0, 3: 4.0}
+    assert {s.anomaly_map.shape for s in found} == {(4, 4), (4, 6)}
+
+
+def test_wafer_maps_that_fit_share_a_canvas_and_a_larger_one_is_alone():
+    shapes = []
+
+    def noted(pixels):
+        shapes.append(pixels.shape)
+        return run(pixels)
+
+    maps = seen(image(1, (5, 5)), image(2, (8, 3)), image(1, (9, 9)), image(2, (8, 8)))
+    found = list(stages.score(maps, noted, (8, 8)))
+    assert sorted(shapes) == [(1, 1, 9, 9), (3, 1, 8, 8)]
+    assert {s.seen.row: s.pred_score for s in found} == {0: 1.0, 1: 2.0, 2: 1.0, 3: 2.0}
+
+
+def test_no_readable_image_runs_no_model():
+    assert list(stages.score(stages.see([2], ["c.png"], read), run, None)) == []
+
+
+def decided(*rows):
+    found = pd.DataFrame(rows, columns=["row", "image_id", "pred_score"]).set_index("row")
+    return stages.decide(PLAN, found, YARDSTICK)
+
+
+def test_a_verdict_carries_the_score_its_p_value_and_the_rows_own_columns():
+    rows = decided((0, "x", 3.0), (3, "y", 99.0))
+    assert rows["image_path"].tolist() == ["a.png", "d.png"]
+    assert rows["image_id"].tolist() == ["x", "y"]
+    assert rows["p_value"].tolist() == [18 / 20, 1 / 20]
+    assert rows["pred_label"].tolist() == [0, 1]
+    assert rows["lot"].tolist() == ["L1", "L2"]
+    assert (rows["image_threshold"] == 19).all()
+
+
+def test_a_score_that_is_not_a_number_is_an_alarm():
+    rows = decided((1, "x", float("nan")))
+    assert rows["pred_label"].tolist() == [1]
+    assert rows["p_value"].tolist() == [1 / 20]
+
+
+def test_a_part_without_a_score_has_the_columns_of_one_with():
+    some, none = decided((0, "x", 3.0)), decided()
+    assert len(none) == 0
+    assert list(none.columns) == list(some.columns)
+    assert none.dtypes.to_dict() == some.dtypes.to_dict()
+
+
+def test_rejected_rows_keep_their_columns_and_gain_a_reason():
+    rows = stages.rejected(PLAN, stages.see(range(4), list(PLAN["image_path"]), read))
+    assert rows["image_path"].tolist() == ["c.png"]
+    assert rows["lot"].tolist() == ["L2"]
+    assert rows["reason"].str.contains("Copy the file again").all()
+
+
+def test_a_part_without_a_reject_has_the_columns_of_one_with():
+    some = stages.rejected(PLAN, stages.see([2], ["c.png"], read))
+    none = stages.rejected(PLAN, stages.see([0], ["a.png"], read))
+    assert len(none) == 0
+    assert list(none.columns) == list(some.columns)
