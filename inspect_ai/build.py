@@ -17,11 +17,24 @@ from inspect_ai.calibration.conformal import require
 from inspect_ai.data.manifest import Manifest
 from inspect_ai.export import export
 from inspect_ai.recipe import Recipe
+from inspect_ai.review import curves
 from inspect_ai.scores import Float32
 from inspect_ai.tracking import Log
-from inspect_ai.train import BATCH, WEIGHTS, hold_out, inputs, load, named, new_detector, train
+from inspect_ai.train import (
+    BATCH,
+    CURVE,
+    WEIGHTS,
+    hold_out,
+    inputs,
+    load,
+    named,
+    new_detector,
+    train,
+)
 from inspect_ai.training import batches as feed
 from inspect_ai.training.detector import Detector
+
+PICTURE = "calibration.png"
 
 
 def build(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str = "cpu") -> Path:
@@ -36,7 +49,8 @@ def build(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str =
     bundle = export(checkpoint, calibration, manifest, out / "bundle")
     card = bundles.read(bundle).card
     log.numbers(recipe.budget.steps, _figures(card))
-    log.artefact(bundle)
+    for made in (checkpoint / CURVE, calibration / PICTURE, bundle):
+        log.artefact(made)
     if not step.finished:
         step.finish(bundle=str(bundle), image_threshold=card.image_threshold)
     return bundle
@@ -92,6 +106,7 @@ def calibrate(
             "groups": int(rows["group"].nunique()),
             "promise": kept.promise,
         }
+        curves.good_scores(kept, out / PICTURE)
         steps.write_json(out / "calibration.json", fields)
         step.finish(**fields)
     return out

@@ -8,11 +8,14 @@ import sys
 import traceback
 from typing import Annotated
 
-import click
 import typer
 
 from inspect_ai.commands import desk, floor, workshop
 from inspect_ai.errors import InspectError
+
+INTERRUPTED = 130
+# newer typers bring a click of their own: its UsageError is found through a name both export
+USAGE: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,18 +61,18 @@ def run(arguments: list[str]) -> int:
     arguments = [a for a in arguments if a != "--debug"]
     try:
         code = app(arguments, prog_name="inspect-ai", standalone_mode=False)
-    except click.exceptions.Abort:
+    except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
-    except click.ClickException as error:
+    except USAGE as error:
         error.show()
         return 2
-    except KeyboardInterrupt:
-        return _interrupted()
     except InspectError as error:
         return _ended(str(error), 2, debug)
     except Exception as error:
         ours = f"{type(error).__name__}: {error}\nThis is our mistake. Run again with --debug and report it."
         return _ended(ours, 1, debug)
+    if code == INTERRUPTED:  # typer's own word for it
+        return _interrupted()
     return code if isinstance(code, int) else 0
 
 
@@ -82,7 +85,7 @@ def _ended(message: str, code: int, debug: bool) -> int:
 
 def _interrupted() -> int:
     typer.echo("interrupted: run the same command again and it goes on", err=True)
-    return 130
+    return INTERRUPTED
 
 
 if __name__ == "__main__":

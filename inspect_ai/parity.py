@@ -120,9 +120,15 @@ def check(found: Compared, edge: Compared, ours: Calibration, theirs: Calibratio
     spread = float(np.std(theirs.good_scores))
     for what, pair in (("calibration images", found), ("edge cases", edge)):
         a, b = ours.is_anomalous(pair.torch_scores), theirs.is_anomalous(pair.onnx_scores)
-        if (a != b).any():
+        flipped = a != b
+        if pair is edge:
+            # the image that set the threshold, in a batch of another size, may differ from
+            # itself in the last digit: a tie
+            gaps = pair.torch_scores - ours.threshold, pair.onnx_scores - theirs.threshold
+            flipped &= ~(np.abs(gaps).max(0) <= TOLERANCE * spread)
+        if flipped.any():
             raise ParityFailed(
-                f"{int((a != b).sum())} verdicts on {what} differ between torch and ONNX Runtime "
+                f"{int(flipped.sum())} verdicts on {what} differ between torch and ONNX Runtime "
                 f"(largest score difference {pair.score_difference:.3g}, threshold "
                 f"{theirs.threshold:.6g}). Calibrate on other images, or report this graph."
             )

@@ -75,6 +75,12 @@ def read_record(folder: Path, command: str) -> dict[str, Any]:
     return record
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a step has finished its work there."""
+    found = _read(folder / RECORD)
+    return found is not None and found["state"] == "finished"
+
+
 def write_json(path: Path, fields: dict[str, Any]) -> None:
     """Writes strict JSON in one move."""
     part = path.with_suffix(".part")

@@ -232,7 +232,7 @@ def _register(mlflow: Any, client: Any, run_id: str, folder: Path) -> None:
         raise NotInstalled("Registering a bundle needs onnx: pip install '.[train]'") from None
     bundle = bundles.read(folder)
     name = f"inspect-ai-{bundle.card.name}"
-    with mlflow.start_run(run_id=run_id):
+    with mlflow.start_run(run_id=run_id, nested=True):  # the caller may have a run open
         logged = mlflow.onnx.log_model(
             onnx.load(bundle.model),
             name="model",

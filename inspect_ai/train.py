@@ -7,6 +7,7 @@ weight has seen, since residuals of images a model was fitted on are too small.
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from inspect_ai.data.specs import DataSpec, ImageRule
 from inspect_ai.errors import BadSettings, MissingData, NoSuchDevice
 from inspect_ai.preprocess import Preprocess
 from inspect_ai.recipe import Recipe
+from inspect_ai.review import curves
 from inspect_ai.scores import Float32
 from inspect_ai.tracking import Log
 from inspect_ai.training import batches as feed
@@ -30,7 +32,7 @@ from inspect_ai.training.descent import Run
 from inspect_ai.training.detector import Detector
 
 WEIGHTS, DESCRIPTION, HISTORY = "weights.safetensors", "model.json", "history.parquet"
-MANIFEST = "manifest.parquet"
+CURVE, MANIFEST = "history.png", "manifest.parquet"
 BATCH = 64  # images scored at a time
 
 
@@ -56,25 +58,26 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str =
     with steps.disk(out):
         detector = new_detector(recipe, manifest.spec, manifest.root)
         fit_rows, held_rows = hold_out(manifest.good("train"), recipe)
-        history: list[dict[str, float]] = []
+        history = _History(out / "history.jsonl")
         with progress.bar("train") as bar:
 
             def report(number: int, losses: Mapping[str, float]) -> None:
-                history.append({"step": number, **losses})
+                history.add(number, losses)
                 if (number + 1) % 50 == 0:
-                    recent = pd.DataFrame(history[-50:]).drop(columns="step").mean()
-                    log.numbers(number + 1, {f"loss_{k}": float(v) for k, v in recent.items()})
+                    log.numbers(number + 1, history.recent(50))
                 bar(number + 1, recipe.budget.steps)
 
             run = Run(recipe.budget, report, Checkpoints(out / "state.safetensors"), device)
-            with _pool(detector.preprocess, len(fit_rows)) as pool:
+            with _pool(detector.preprocess, out) as pool:
                 images = _prepared(pool, detector.preprocess, fit_rows, manifest)
                 budget = recipe.budget
                 drawn = feed.Batches(images, budget.batch_size, budget.seed, recipe.turn)
                 detector.fit(drawn, lambda: feed.raw(held_rows, manifest, BATCH), run)
         _keep(detector, recipe, manifest, history, out)
         Checkpoints(out / "state.safetensors").drop()
-        step.finish(images=len(fit_rows), held_out_images=len(held_rows))
+        history.path.unlink(missing_ok=True)
+        counts = {"images": len(fit_rows), "held_out_images": len(held_rows)}
+        step.finish(**counts, notes=list(manifest.notes))
     return out
 
 
@@ -124,28 +127,56 @@ def hold_out(rows: pd.DataFrame, recipe: Recipe) -> tuple[pd.DataFrame, pd.DataF
     return rows[~held], rows[held]
 
 
-def _pool(preprocess: Preprocess, images: int) -> feed.Pool:
+class _History:
+    """Losses by step, written down at once, so that a killed run finds them again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[int, dict[str, float]] = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            with suppress(ValueError):  # a line that a kill cut short
+                row = json.loads(line)
+                self.rows[row["step"]] = row
+
+    def add(self, step: int, losses: Mapping[str, float]) -> None:
+        self.rows[step] = {"step": step, **losses}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("\n" + json.dumps(self.rows[step]))
+
+    def recent(self, steps: int) -> dict[str, float]:
+        """Mean losses of the last steps, as a log names them."""
+        mean = pd.DataFrame(list(self.rows.values())[-steps:]).drop(columns="step").mean()
+        return {f"loss_{k}": float(v) for k, v in mean.items()}
+
+
+def _pool(preprocess: Preprocess, out: Path) -> feed.Pool:
     view = preprocess.view
-    return feed.Pool(images, (view.channels + 1, *view.grid))
+    return feed.Pool(out / "pool.part", (view.channels + 1, *view.grid))
 
 
 def _prepared(
     pool: feed.Pool, preprocess: Preprocess, rows: pd.DataFrame, manifest: Manifest
 ) -> Float32:
     with progress.bar("read") as bar:
-        return pool.fill(feed.raw(rows, manifest, BATCH), preprocess, bar)
+
+        def report(done: int) -> None:
+            bar(done, len(rows))
+
+        return pool.fill(feed.raw(rows, manifest, BATCH), preprocess, report)
 
 
 def _keep(
     detector: Detector,
     recipe: Recipe,
     manifest: Manifest,
-    history: list[dict[str, float]],
+    history: _History,
     out: Path,
 ) -> None:
     tensors = {k: v.contiguous() for k, v in detector.state_dict().items()}
     save_file(tensors, out / WEIGHTS)
-    pd.DataFrame(history).to_parquet(out / HISTORY, index=False)
+    table = pd.DataFrame(list(history.rows.values()))
+    table.to_parquet(out / HISTORY, index=False)
+    curves.losses(table, out / CURVE)
     manifests.write(manifest, out / MANIFEST)
     description = {
         "recipe": recipe.model_dump(mode="json"),

@@ -1,13 +1,14 @@
 """What several folders of tests share: small bundles, made once a session, and MLflow in a file."""
 
 import os
-import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from inspect_ai import cli
 from inspect_ai.bundle import bundle as bundles
 from inspect_ai.data import manifest as manifests
 from inspect_ai.data import simulate
@@ -98,12 +99,7 @@ def _line(folder, settings, spec, rule):
     from inspect_ai import build, recipe
     from inspect_ai.tracking import Nothing
 
-    if os.environ.get("KEPT"):  # DEV
-        folder = Path(os.environ["KEPT"]) / folder.name  # DEV
-        folder.mkdir(parents=True, exist_ok=True)  # DEV
     line = Line(folder / "spec.toml", folder / "data", folder / "run.toml", folder / "built")
-    if line.bundle.is_dir():  # DEV
-        return line  # DEV
     simulate.write(settings, line.root)
     line.spec.write_text(spec.format(root=line.root.as_posix()), encoding="utf-8")
     line.run.write_text(RUN.format(spec=line.spec.as_posix(), rule=rule), encoding="utf-8")
@@ -140,24 +136,29 @@ def mlflow_client(mlflow_in_a_file):
     """A client of the session's own tracking file; making its tables takes seconds."""
     from inspect_ai.tracking import EXPERIMENT, _mlflow
 
-    client = _mlflow().MlflowClient()
-    client.create_experiment(EXPERIMENT, (mlflow_in_a_file / "artefacts").as_uri())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow's own code
+        client = _mlflow().MlflowClient()
+        client.create_experiment(EXPERIMENT, (mlflow_in_a_file / "artefacts").as_uri())
     return client
 
 
-@pytest.fixture
-def command(tmp_path):
-    """Runs inspect-ai in a process and a folder of its own."""
+@pytest.fixture(scope="session")
+def shell():
+    """The command line of inspect-ai, for a process of its own."""
+    call = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    call += "from inspect_ai.cli import main; main()"
+    return lambda *arguments: [sys.executable, "-c", call, *map(str, arguments)]
 
-    def run(*arguments, cwd=tmp_path, **options):
-        return subprocess.run(
-            shell(*arguments), cwd=cwd, capture_output=True, text=True, timeout=120, **options
-        )
+
+@pytest.fixture
+def say(capsys):
+    """Runs a command; its exit code, and what it said on stdout and stderr."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        code = cli.run([str(a) for a in arguments])
+        said = capsys.readouterr()
+        return code, said.out, said.err
 
     return run
-
-
-def shell(*arguments):
-    """The command line of inspect-ai in this Python."""
-    call = "from inspect_ai.cli import main; main()"
-    return [sys.executable, "-c", call, *map(str, arguments)]

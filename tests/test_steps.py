@@ -94,9 +94,9 @@ def test_the_record_of_another_command_or_of_none_is_refused(tmp_path):
 
 
 def test_a_full_disk_is_one_clear_message(tmp_path):
-    with pytest.raises(NoSpace, match=r"full.*free some space and run the same command again"):
-        with steps.disk(tmp_path):
-            raise OSError(28, "No space left on device")
+    message = r"full.*free some space and run the same command again"
+    with pytest.raises(NoSpace, match=message), steps.disk(tmp_path):
+        raise OSError(28, "No space left on device")
 
 
 def test_other_trouble_with_a_disk_is_not_called_full(tmp_path):

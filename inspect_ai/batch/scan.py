@@ -29,6 +29,7 @@ from inspect_ai.review import pictures
 
 PLAN = "plan.parquet"
 AHEAD = 4  # batches read before they are scored
+BATCH_BYTES = 64 * 2**20  # of pixels in a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,44 +110,33 @@ def _scan_parts(
     waiting = [(i, rows) for i, rows in enumerate(parts) if not ledger.is_done(i)]
     done = len(plan) - sum(len(rows) for _, rows in waiting)
     fresh, keep_all = 0, bool(plan["mask_path"].notna().any())
-    batches = [
-        rows[i : i + options.batch] for _, rows in waiting for i in range(0, len(rows), options.batch)
-    ]
-    ahead = _read_ahead(batches, plan, manifest, options)
+    ahead = _read_ahead([rows for _, rows in waiting], plan, manifest, options)
     for part, rows in waiting:
-        seen_all: list[list[stages.Seen]] = []
+        # of an image only its verdict is kept: a part of large pictures must not fill memory
+        refused: list[stages.Seen] = []
         found: list[tuple[int, str | None, float]] = []
-        while sum(len(s) for s in seen_all) < len(rows):
+        while len(found) + len(refused) < len(rows):
             seen = next(ahead)
-            seen_all.append(seen)
+            refused += [s for s in seen if s.reason]
             for scored in stages.score(seen, scorer.score, scorer.bundle.card.canvas):
                 _keep_maps(scored, scorer.bundle, ledger, keep_all)
-                found.append((scored.seen.row, scored.seen.image_id, scored.pred_score))
+                found += [(s.seen.row, s.seen.image_id, s.pred_score) for s in scored]
             fresh += len(seen)
             report(done + fresh, len(plan))
-        _commit(part, plan, [s for seen in seen_all for s in seen], found, scorer.bundle, ledger)
+        table = pd.DataFrame(found, columns=["row", "image_id", "pred_score"]).set_index("row")
+        scores = stages.decide(plan, table.sort_index(), scorer.bundle.calibration)
+        ledger.commit(part, scores, stages.rejected(plan, refused))
     return fresh
 
 
-def _commit(
-    part: int,
-    plan: pd.DataFrame,
-    seen: list[stages.Seen],
-    found: list[tuple[int, str | None, float]],
-    bundle: Bundle,
-    ledger: Ledger,
-) -> None:
-    rows = pd.DataFrame(found, columns=["row", "image_id", "pred_score"]).set_index("row")
-    scores = stages.decide(plan, rows.sort_index(), bundle.calibration)
-    ledger.commit(part, scores, stages.rejected(plan, seen))
-
-
 def _read_ahead(
-    batches: list[range], plan: pd.DataFrame, manifest: Manifest, options: Options
+    parts: list[range], plan: pd.DataFrame, manifest: Manifest, options: Options
 ) -> Iterator[list[stages.Seen]]:
     """Batches in order, read in threads a few ahead of the one that is scored."""
     read = layouts.reader(manifest.spec, manifest.root)
     paths = plan["image_path"].tolist()
+    size = _batch_size(paths, read, options.batch)
+    batches = [rows[i : i + size] for rows in parts for i in range(0, len(rows), size)]
     # a stack or pickle is one stream and has one reader; files are read side by side
     single = manifest.spec.layout.kind in ("stack", "lswmd")
     readers = 1 if single else options.readers or min(8, os.cpu_count() or 1)
@@ -160,12 +150,25 @@ def _read_ahead(
             yield waiting.popleft().result()
 
 
-def _keep_maps(scored: stages.Scored, bundle: Bundle, ledger: Ledger, keep_all: bool) -> None:
-    """Anomaly map and picture of a flagged image; maps of all where masks will judge them."""
-    flagged = bool(bundle.calibration.is_anomalous(np.array([scored.pred_score], np.float32))[0])
+def _batch_size(paths: list[str], read: stages.ReadImage, wanted: int) -> int:
+    """Images a call, fewer where the first readable one says that they are large."""
+    for one in stages.see(range(min(8, len(paths))), paths[:8], read):
+        if one.pixels is not None:
+            return max(1, min(wanted, BATCH_BYTES // one.pixels.nbytes))
+    return wanted
+
+
+def _keep_maps(batch: list[stages.Scored], bundle: Bundle, ledger: Ledger, keep_all: bool) -> None:
+    """Anomaly map and picture of flagged images; maps of all where masks will judge them."""
+    scores = np.array([scored.pred_score for scored in batch], np.float32)
+    for scored, flagged in zip(batch, bundle.calibration.is_anomalous(scores), strict=True):
+        if flagged or keep_all:
+            _keep_map(scored, bundle, ledger, bool(flagged))
+
+
+def _keep_map(scored: stages.Scored, bundle: Bundle, ledger: Ledger, flagged: bool) -> None:
     pixels, name = scored.seen.pixels, scored.seen.image_id
-    if not (flagged or keep_all) or pixels is None:
-        return
+    assert pixels is not None, "what could not be read has no score"
     anomaly_map = scored.anomaly_map
     if bundle.card.canvas is not None:
         anomaly_map = anomaly_map[: pixels.shape[1], : pixels.shape[2]]

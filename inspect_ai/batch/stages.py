@@ -31,7 +31,6 @@ class Scored:
 
     seen: Seen
     pred_score: float
-    map_max: float
     anomaly_map: Float32  # (H, W)
     expected: Float32  # (C, H, W)
 
@@ -55,8 +54,8 @@ def see(rows: Sequence[int], paths: Sequence[str], read: ReadImage) -> list[Seen
 
 def score(
     seen: Sequence[Seen], run: ScoreImages, canvas: tuple[int, int] | None
-) -> Iterator[Scored]:
-    """Scores readable images, those of one shape together.
+) -> Iterator[list[Scored]]:
+    """Scores readable images, those of one shape together; gives them call by call.
 
     Args:
         canvas: wafer maps of any shape go into one batch of at least this (H, W); None for
@@ -67,15 +66,8 @@ def score(
         pixels = [s.pixels for s in group if s.pixels is not None]
         scores = run(images.stacked(pixels) if canvas is None else images.padded(pixels, canvas))
         assert scores.expected is not None
-        for i, one in enumerate(group):
-            anomaly_map = scores.anomaly_map[i]
-            yield Scored(
-                one,
-                float(scores.pred_score[i]),
-                float(anomaly_map.max()),
-                anomaly_map,
-                scores.expected[i],
-            )
+        columns = (scores.pred_score.tolist(), scores.anomaly_map, scores.expected)
+        yield [Scored(*row) for row in zip(group, *columns, strict=True)]
 
 
 def decide(table: pd.DataFrame, found: pd.DataFrame, calibration: Calibration) -> pd.DataFrame:

@@ -58,6 +58,10 @@ def scan(
     )
     if result.rejected:
         typer.echo(f"rejected, with reasons: {out / 'rejected.parquet'}")
+    late = len(manifest.table) - result.images - result.rejected
+    if late > 0:
+        note = f"note: {late:,} image(s) came after this scan had begun and are not in it. "
+        typer.echo(note + "Scan them into a new folder with --out.", err=True)
     if track and not (out / RUN_KEY).is_file():
         with tracked(f"scan {manifest.spec.name}", track) as log:
             log.settings({"bundle": bundle, "bundle_hash": made.hash, "split": split.value})

@@ -34,6 +34,7 @@ def build(
         from inspect_ai import build as steps
         from inspect_ai import recipe as recipes
         from inspect_ai.bundle import bundle as bundles
+        from inspect_ai.steps import is_finished
         from inspect_ai.train import torch_device
 
     recipe = recipes.read(run)
@@ -46,7 +47,8 @@ def build(
     if dry_run:
         typer.echo(f"dry run: nothing was written to {out}")
         return
-    with tracked(f"build {manifest.spec.name}", track) as log:
+    # finished work is in MLflow already, and a bundle is registered once
+    with tracked(f"build {manifest.spec.name}", track and not is_finished(out)) as log:
         log.settings({"run": str(run), **recipe.model_dump(mode="json")})
         bundle = steps.build(recipe, manifest, out, log, torch_device(device.value))
     card = bundles.read(bundle).card

@@ -44,16 +44,16 @@ class Manifest:
         return Manifest(table.reset_index(drop=True), self.spec, self.root, self.notes, split)
 
 
-def listing(spec: DataSpec, root: Path | None = None) -> Manifest:
+def listing(spec: DataSpec, root: Path | None = None, report: Report = silent) -> Manifest:
     """Every image under the root, unread: no image_id and no split. Quick; enough for a scan.
 
-    A simulated set is made first where its own root is absent.
+    A simulated set is made first where its own root is absent; `report` tells of that.
 
     Raises:
         MissingData: no such root, no image, or a column the spec names is absent.
     """
     if spec.simulate and root is None and not spec.root.is_dir():
-        simulate.write(spec.simulate, spec.root)
+        simulate.write(spec.simulate, spec.root, report)
     folder = spec.located(root)
     table, notes = layouts.rows(spec, folder)
     table["gt_label"] = _gt_label(table["label"], spec.label)
@@ -69,7 +69,7 @@ def make(spec: DataSpec, root: Path | None = None, report: Report = silent) -> M
         MissingData: no such root, no image, or a column the spec names is absent.
         LeakyData: splits given by folder or column share a group or a content.
     """
-    listed = listing(spec, root)
+    listed = listing(spec, root, report)
     table, refused = listed.table, list[str]()
     table["image_id"] = pd.Series(_ids(listed, refused, report), dtype="string")
     notes = listed.notes

@@ -4,8 +4,8 @@ What a step sees depends on the seed and the step alone, so a training run that 
 resumed sees the same batches as one that was not.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -104,31 +104,35 @@ def _together(image: Pixels, first: Pixels, rule: ImageRule) -> bool:
 
 
 class Pool:
-    """Preprocessed images on disk, so that a large set does not need a large memory.
+    """Preprocessed images in a file, so that a large set does not need a large memory.
 
     The file lives as long as the `with` block.
     """
 
-    def __init__(self, count: int, shape: tuple[int, ...]) -> None:
-        # Windows keeps a file that is still mapped; the system's own cleaning takes it later
-        self.folder = tempfile.TemporaryDirectory(prefix="inspect-ai-", ignore_cleanup_errors=True)
-        path = Path(self.folder.name) / "pool.npy"
-        self.array: Float32 = np.lib.format.open_memmap(path, "w+", np.float32, (count, *shape))
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        """Keeps images of one shape at `path`."""
+        self.path, self.shape = path, shape
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.folder.cleanup()
+        with suppress(PermissionError):  # Windows keeps a file that is still mapped
+            self.path.unlink(missing_ok=True)
 
     def fill(
-        self, batches: Iterator[Pixels], preprocess: Preprocess, report: Callable[[int, int], None]
+        self, batches: Iterator[Pixels], preprocess: Preprocess, report: Callable[[int], None]
     ) -> Float32:
-        """Runs every batch through `preprocess`."""
+        """Runs every batch through `preprocess`; gives all (M, ...) of them, read-only.
+
+        Raises:
+            OSError: the disk is full; writing to a mapped file would end the process instead.
+        """
         done = 0
-        for pixels in batches:
-            with torch.no_grad():
-                self.array[done : done + len(pixels)] = preprocess(torch.from_numpy(pixels)).numpy()
-            done += len(pixels)
-            report(done, len(self.array))
-        return self.array
+        with self.path.open("wb") as file:
+            for pixels in batches:
+                with torch.no_grad():
+                    file.write(preprocess(torch.from_numpy(pixels)).numpy().tobytes())
+                done += len(pixels)
+                report(done)
+        return np.memmap(self.path, np.float32, "r", shape=(done, *self.shape))

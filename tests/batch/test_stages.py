@@ -57,7 +57,8 @@ def test_what_cannot_be_read_is_kept_with_its_reason():
 
 
 def test_every_readable_image_is_scored_once_whatever_its_size():
-    found = list(stages.score(stages.see(range(4), list(PLAN["image_path"]), read), run, None))
+    calls = stages.score(stages.see(range(4), list(PLAN["image_path"]), read), run, None)
+    found = [scored for call in calls for scored in call]
     assert {s.seen.row: s.pred_score for s in found} == {0: 1.0, 1: 2.0, 3: 4.0}
     assert {s.anomaly_map.shape for s in found} == {(4, 4), (4, 6)}
 
@@ -70,7 +71,7 @@ def test_wafer_maps_that_fit_share_a_canvas_and_a_larger_one_is_alone():
         return run(pixels)
 
     maps = seen(image(1, (5, 5)), image(2, (8, 3)), image(1, (9, 9)), image(2, (8, 8)))
-    found = list(stages.score(maps, noted, (8, 8)))
+    found = [scored for call in stages.score(maps, noted, (8, 8)) for scored in call]
     assert sorted(shapes) == [(1, 1, 9, 9), (3, 1, 8, 8)]
     assert {s.seen.row: s.pred_score for s in found} == {0: 1.0, 1: 2.0, 2: 1.0, 3: 2.0}
 

@@ -88,7 +88,7 @@ def test_a_missing_file_is_named(copy, name):
 )
 def test_a_promise_or_threshold_edited_by_hand_is_found(copy, fields):
     edit(copy, **fields)
-    with pytest.raises(BadBundle, match="changed by hand. Export the bundle again"):
+    with pytest.raises(BadBundle, match=r"changed by hand\. Export the bundle again"):
         bundles.read(copy)
 
 
@@ -98,7 +98,7 @@ def test_a_promise_or_threshold_edited_by_hand_is_found(copy, fields):
 def test_an_edit_is_found_even_with_its_hash_corrected(copy, fields):
     edit(copy, **fields)
     rehashed(copy)
-    with pytest.raises(BadBundle, match="do not follow from calibration.parquet"):
+    with pytest.raises(BadBundle, match=r"do not follow from calibration\.parquet"):
         bundles.read(copy)
 
 
@@ -122,7 +122,7 @@ def test_good_scores_of_another_model_are_found_even_with_all_hashes_corrected(c
     again = calibrate(kept["pred_score"].to_numpy(), 0.05)
     edit(copy, image_threshold=again.threshold)
     rehashed(copy)
-    with pytest.raises(BadBundle, match="calibrated with another calibration.parquet"):
+    with pytest.raises(BadBundle, match=r"calibrated with another calibration\.parquet"):
         Scorer(copy, "cpu")
 
 
@@ -147,7 +147,7 @@ def test_good_scores_that_are_none_are_found(copy, table):
 @pytest.mark.parametrize("version", [2, 99])
 def test_a_newer_bundle_asks_for_an_update(copy, version):
     edit(copy, format=version, something_new=True)
-    with pytest.raises(BadBundle, match="written by a newer version. Update inspect-ai-wafer"):
+    with pytest.raises(BadBundle, match=r"written by a newer version\. Update inspect-ai-wafer"):
         bundles.read(copy)
 
 

@@ -194,9 +194,9 @@ def test_following_either_piece_of_advice_works(n, rate, confidence):
     with pytest.raises(TooFewGoodImages) as told:
         require(n, rate, confidence)
     message = str(told.value)
-    require(int(message.split("at least ")[1].split()[0]), rate, confidence)
+    require(int(message.split("at least ")[1].split(maxsplit=1)[0]), rate, confidence)
     if "ask for a rate of " in message:
-        require(n, float(message.split("ask for a rate of ")[1].split()[0]), confidence)
+        require(n, float(message.split("ask for a rate of ")[1].split(maxsplit=1)[0]), confidence)
     else:
         assert n == 0 or tightest(n, confidence) >= 1
 

@@ -51,13 +51,9 @@ def _detector(name, fields, view, rule):
     return Detector(Preprocess(view), model, rule.build(1, view.grid)).eval()
 
 
-def seen(detector, pixels):
-    """The model's view of pixels, as the training loop gets it."""
-    return Batches(detector.preprocess(torch.from_numpy(pixels)).numpy(), BRIEF.batch_size, 0)
-
-
 def fitted(detector, good, budget=BRIEF):
     """Weights on the first three quarters of good pixels, the rule on the rest."""
     cut = 3 * len(good) // 4
-    run = Run(budget, silent)
-    return detector.fit(seen(detector, good[:cut]), lambda: [good[cut:]], run)
+    views = detector.preprocess(torch.from_numpy(good[:cut])).numpy()
+    drawn = Batches(views, budget.batch_size, budget.seed)
+    return detector.fit(drawn, lambda: [good[cut:]], Run(budget, silent))

@@ -131,16 +131,14 @@ def test_opposite_pictures_are_odd_to_the_last_cell():
 
 @pytest.mark.parametrize("name", RULES)
 @given(seed=st.integers(0, 999), level=st.floats(0, 1), blur=st.sampled_from([0.0, 1.0, 2.5]))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, derandomize=True)
 def test_what_is_not_covered_changes_no_score_and_no_map(name, seed, level, blur):
     x, expected, other_x, other = (images(4 * seed + k, 2, 2) for k in range(4))
     w = (images(seed, 1, 2) > level).float() * images(seed + 1, 1, 2)
     hidden = w == 0
     found = rule(name, 2, blur=blur)
     score, anomaly_map = found(covered(x, w), expected)
-    again = found(
-        covered(torch.where(hidden, other_x, x), w), torch.where(hidden, other, expected)
-    )
+    again = found(covered(torch.where(hidden, other_x, x), w), torch.where(hidden, other, expected))
     assert torch.equal(score, again[0])
     assert torch.equal(anomaly_map, again[1])
     assert (anomaly_map[hidden[:, 0]] == 0).all()

@@ -1,10 +1,16 @@
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from inspect_ai.data.specs import ImageRule
+from inspect_ai.data import manifest as manifests
+from inspect_ai.data.specs import DataSpec, ImageRule
 from inspect_ai.errors import MissingData
-from inspect_ai.training.batches import Batches, canvas, joined
+from inspect_ai.preprocess import Preprocess, View
+from inspect_ai.training.batches import Batches, Pool, canvas, joined, raw
 
 POOL = np.arange(10, dtype=np.float32).reshape(10, 1, 1, 1) * np.ones((1, 2, 4, 4), np.float32)
 
@@ -26,7 +32,7 @@ def test_each_round_sees_each_image_once(size):
     seen = np.concatenate(drawn(Batches(POOL, size, seed=0), range(50)))
     rounds = seen[: len(seen) // 10 * 10].reshape(-1, 10)
     assert (np.sort(rounds, axis=1) == np.arange(10)).all()
-    assert any((a != b).any() for a, b in zip(rounds, rounds[1:], strict=False))
+    assert any((a != b).any() for a, b in pairwise(rounds))
 
 
 def test_turning_gives_the_eight_orientations_and_nothing_else():
@@ -69,3 +75,64 @@ def test_maps_of_a_batch_share_a_canvas_that_is_a_multiple_of_32():
     batch = joined(maps, ImageRule(kind="wafer_map"))
     assert batch.shape == (2, 1, 64, 64)
     assert batch.sum(axis=(1, 2, 3)).tolist() == [33 * 20, 12 * 50]
+
+
+def listed(root, sizes):
+    """Pictures of these sizes, the grey level of each its number."""
+    for i, (height, width) in enumerate(sizes):
+        pixels = np.full((height, width), i, np.uint8)
+        (root / f"{i}.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    fields = {"name": "x", "root": root, "source": "a test", "licence": "none"}
+    return manifests.listing(DataSpec.checked(fields | {"layout": {"kind": "files"}}, "a test"))
+
+
+def test_pictures_of_mixed_sizes_come_in_order_in_batches_of_one_size(tmp_path):
+    sizes = [(4, 4)] * 5 + [(4, 6)] * 2 + [(4, 4)]
+    manifest = listed(tmp_path, sizes)
+    found = list(raw(manifest.table, manifest, 3))
+    assert [batch.shape for batch in found] == [
+        (3, 1, 4, 4),
+        (2, 1, 4, 4),
+        (2, 1, 4, 6),
+        (1, 1, 4, 4),
+    ]
+    assert [int(image[0, 0, 0]) for batch in found for image in batch] == list(range(8))
+
+
+def preprocess():
+    view = {"kind": "picture", "channels": 1, "minimum": 0, "maximum": 255, "resize": "stretch"}
+    return Preprocess(View(**view, grid=(2, 3)))
+
+
+def test_a_pool_holds_what_the_model_sees_and_leaves_no_file(tmp_path):
+    batches = [np.full((n, 1, 4, 4), 51 * n, np.uint8) for n in (2, 1)]
+    seen, path = [], tmp_path / "pool.part"
+    with Pool(path, (2, 2, 3)) as pool:
+        images = pool.fill(iter(batches), preprocess(), seen.append)
+        assert images.shape == (3, 2, 2, 3)
+        assert images[:, 0, 0, 0].tolist() == pytest.approx([0.4, 0.4, 0.2])
+        assert images[:, 1] == pytest.approx(1.0)
+    assert seen == [2, 3]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pool_begins_anew_over_one_that_a_kill_left(tmp_path):
+    path = tmp_path / "pool.part"
+    path.write_bytes(b"left over" * 100)
+    with Pool(path, (2, 2, 3)) as pool:
+        assert (
+            len(
+                pool.fill(iter([np.zeros((1, 1, 4, 4), np.uint8)]), preprocess(), lambda done: None)
+            )
+            == 1
+        )
+        assert path.stat().st_size == 2 * 2 * 3 * 4
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(tmp_path):
+    path = tmp_path / "pool.part"
+    path.symlink_to("/dev/full")
+    batches = iter([np.zeros((64, 1, 4, 4), np.uint8)] * 20)
+    with Pool(path, (2, 2, 3)) as pool, pytest.raises(OSError, match="No space left"):
+        pool.fill(batches, preprocess(), lambda done: None)

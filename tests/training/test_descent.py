@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -86,6 +87,21 @@ def test_the_seed_of_the_caller_changes_nothing():
     assert same(first, trained(Budget(steps=5), module=start))
 
 
+def test_the_noise_is_new_at_each_step_and_the_same_in_each_run():
+    def drawn():
+        module, seen = net(), []
+
+        def loss(_, x):
+            seen.append(torch.rand(()).item())
+            return module(x).square().mean()
+
+        descend({"net": module}, loss, Data(), Run(Budget(steps=6), silent))
+        return seen
+
+    assert len(set(drawn())) == 6
+    assert drawn() == drawn()
+
+
 def rivals(seed=0):
     torch.manual_seed(seed)
     return {"maker": nn.Linear(3, 3), "critic": nn.Linear(3, 1)}
@@ -126,9 +142,7 @@ def test_a_player_moves_on_its_own_turn_alone():
 
 def test_every_step_is_reported_with_the_losses_of_all_players():
     players, seen = rivals(), []
-    descend(
-        players, duel(players), Data(), Run(Budget(steps=3), lambda *a: seen.append(a))
-    )
+    descend(players, duel(players), Data(), Run(Budget(steps=3), lambda *a: seen.append(a)))
     assert [step for step, _ in seen] == [0, 1, 2]
     assert all(set(losses) == {"maker", "critic"} for _, losses in seen)
 
@@ -184,8 +198,8 @@ def test_the_learning_rate_goes_up_to_its_highest_and_down_to_a_hundredth():
     assert max(rates) == rates[50] == pytest.approx(0.5)
     assert rates[525] == pytest.approx(0.5 * 0.505)
     assert rates[999] == pytest.approx(0.005, rel=0.01)
-    assert all(a < b for a, b in zip(rates[:49], rates[1:50], strict=True))
-    assert all(a > b for a, b in zip(rates[50:], rates[51:], strict=False))
+    assert all(a < b for a, b in pairwise(rates[:50]))
+    assert all(a > b for a, b in pairwise(rates[50:]))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 19, 20, 21])

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import torch
+
+from inspect_ai.errors import BadImages
+from inspect_ai.preprocess import Preprocess, View
+from inspect_ai.scoring import reconstruction
+from inspect_ai.training.detector import Detector, Model
+
+
+class Grey(Model):
+    """Expects a middle grey everywhere and learns nothing."""
+
+    def fit(self, batches, run):
+        return self
+
+    def forward(self, images):
+        return torch.full_like(images[:, :-1], 0.5)
+
+
+def detector(minimum=0.0, maximum=255.0):
+    view = {"kind": "picture", "channels": 1, "resize": "stretch", "grid": (4, 4)}
+    rule = reconstruction.Config(rule="l1", blur=0, pooling={"kind": "mean"})
+    seen = Preprocess(View(**view, minimum=minimum, maximum=maximum))
+    return Detector(seen, Grey(), rule.build(1, (4, 4)))
+
+
+def test_scores_are_what_the_rule_makes_of_image_and_expectation():
+    scores = detector().score(np.full((2, 1, 8, 8), 255, np.uint8))
+    assert scores.pred_score.tolist() == [0.5, 0.5]
+    assert scores.anomaly_map == pytest.approx(0.5)
+    assert scores.expected == pytest.approx(0.5)
+
+
+def test_dark_pixels_of_an_integer_file_may_lie_below_the_minimum():
+    low, least = (np.full((1, 1, 4, 4), value, np.uint8) for value in (3, 20))
+    made = detector(minimum=20)
+    assert made.score(low).pred_score == made.score(least).pred_score
+
+
+def test_pixels_of_a_float_file_may_not():
+    with pytest.raises(BadImages, match=r"must lie in \[20, 255\], got \[3, 3\]"):
+        detector(minimum=20).score(np.full((1, 1, 4, 4), 3, np.float32))
+
+
+def test_a_pixel_above_the_maximum_is_refused():
+    with pytest.raises(BadImages, match=r"must lie in \[0, 200\], got \[0, 201\]"):
+        detector(maximum=200).score(np.array([[[[0, 201]]]], np.uint8))
+
+
+def test_fit_hands_the_rule_only_what_the_model_did_not_see():
+    made, asked = detector(), []
+    held = np.full((3, 1, 4, 4), 255, np.uint8)
+
+    class Watching(type(made.rule)):
+        def fit(self, pairs):
+            asked.extend(pairs)
+
+    made.rule.__class__ = Watching
+    made.fit(None, lambda: [held[:2], held[2:]], type("Run", (), {"device": "cpu"}))
+    assert [len(image) for image, _ in asked] == [2, 1]
+    assert all((image == 1).all() and (expected == 0.5).all() for image, expected in asked)
+    assert not made.training
