@@ -13,19 +13,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pandas as pd
 
 from inspect_ai import steps
 from inspect_ai.batch import stages
 from inspect_ai.batch.ledger import Ledger, tidy
+from inspect_ai.batch.maps import Maps
 from inspect_ai.bundle.bundle import SCORES, Bundle
 from inspect_ai.bundle.runtime import Device, Scorer
 from inspect_ai.data import layouts
 from inspect_ai.data.manifest import Manifest, Report, silent
 from inspect_ai.errors import BadSettings, MissingData
-from inspect_ai.review import pictures
 
 PLAN = "plan.parquet"
 AHEAD = 4  # batches read before they are scored
@@ -110,28 +108,36 @@ def _scan_parts(
     waiting = [(i, rows) for i, rows in enumerate(parts) if not ledger.is_done(i)]
     done = len(plan) - sum(len(rows) for _, rows in waiting)
     fresh, keep_all = 0, bool(plan["mask_path"].notna().any())
-    ahead = _read_ahead([rows for _, rows in waiting], plan, manifest, options)
-    for part, rows in waiting:
-        # of an image only its verdict is kept: a part of large pictures must not fill memory
-        refused: list[stages.Seen] = []
-        found: list[tuple[int, str | None, float]] = []
-        while len(found) + len(refused) < len(rows):
-            seen = next(ahead)
-            refused += [s for s in seen if s.reason]
-            for scored in stages.score(seen, scorer.score, scorer.bundle.card.canvas):
-                _keep_maps(scored, scorer.bundle, ledger, keep_all)
-                found += [(s.seen.row, s.seen.image_id, s.pred_score) for s in scored]
-            fresh += len(seen)
-            report(done + fresh, len(plan))
-        table = pd.DataFrame(found, columns=["row", "image_id", "pred_score"]).set_index("row")
-        scores = stages.decide(plan, table.sort_index(), scorer.bundle.calibration)
-        ledger.commit(part, scores, stages.rejected(plan, refused))
+    canvas = scorer.bundle.card.canvas
+    ahead = _read_ahead([rows for _, rows in waiting], plan, manifest, options, canvas)
+    with Maps(scorer.bundle, ledger, keep_all) as maps:
+        for part, rows in waiting:
+            # of an image only its verdict stays: a part of large pictures must not fill memory
+            refused: list[stages.Seen] = []
+            found: list[tuple[int, str | None, float]] = []
+            while len(found) + len(refused) < len(rows):
+                ready = next(ahead)
+                refused += ready.refused
+                for scored in stages.score(ready.calls, scorer.score):
+                    maps.keep(scored)
+                    found += [(s.seen.row, s.seen.image_id, s.pred_score) for s in scored]
+                report(done + len(found) + len(refused), len(plan))
+            table = pd.DataFrame(found, columns=["row", "image_id", "pred_score"]).set_index("row")
+            scores = stages.decide(plan, table.sort_index(), scorer.bundle.calibration)
+            maps.settle()
+            ledger.commit(part, scores, stages.rejected(plan, refused))
+            done += len(rows)
+            fresh += len(rows)
     return fresh
 
 
 def _read_ahead(
-    parts: list[range], plan: pd.DataFrame, manifest: Manifest, options: Options
-) -> Iterator[list[stages.Seen]]:
+    parts: list[range],
+    plan: pd.DataFrame,
+    manifest: Manifest,
+    options: Options,
+    canvas: tuple[int, int] | None,
+) -> Iterator[stages.Ready]:
     """Batches in order, read in threads a few ahead of the one that is scored."""
     read = layouts.reader(manifest.spec, manifest.root)
     paths = plan["image_path"].tolist()
@@ -140,10 +146,14 @@ def _read_ahead(
     # a stack or pickle is one stream and has one reader; files are read side by side
     single = manifest.spec.layout.kind in ("stack", "lswmd")
     readers = 1 if single else options.readers or min(8, os.cpu_count() or 1)
-    waiting: deque[Future[list[stages.Seen]]] = deque()
+    waiting: deque[Future[stages.Ready]] = deque()
+
+    def job(rows: range) -> stages.Ready:
+        return stages.ready(stages.see(rows, [paths[r] for r in rows], read), canvas)
+
     with ThreadPoolExecutor(readers, thread_name_prefix="read") as pool:
         for rows in batches:
-            waiting.append(pool.submit(stages.see, rows, [paths[r] for r in rows], read))
+            waiting.append(pool.submit(job, rows))
             if len(waiting) > AHEAD + readers:
                 yield waiting.popleft().result()
         while waiting:
@@ -156,37 +166,6 @@ def _batch_size(paths: list[str], read: stages.ReadImage, wanted: int) -> int:
         if one.pixels is not None:
             return max(1, min(wanted, BATCH_BYTES // one.pixels.nbytes))
     return wanted
-
-
-def _keep_maps(batch: list[stages.Scored], bundle: Bundle, ledger: Ledger, keep_all: bool) -> None:
-    """Anomaly map and picture of flagged images; maps of all where masks will judge them."""
-    scores = np.array([scored.pred_score for scored in batch], np.float32)
-    for scored, flagged in zip(batch, bundle.calibration.is_anomalous(scores), strict=True):
-        if flagged or keep_all:
-            _keep_map(scored, bundle, ledger, bool(flagged))
-
-
-def _keep_map(scored: stages.Scored, bundle: Bundle, ledger: Ledger, flagged: bool) -> None:
-    pixels, name = scored.seen.pixels, scored.seen.image_id
-    assert pixels is not None, "what could not be read has no score"
-    anomaly_map = scored.anomaly_map
-    if bundle.card.canvas is not None:
-        anomaly_map = anomaly_map[: pixels.shape[1], : pixels.shape[2]]
-        kept = np.where(pixels[0] > 0, anomaly_map, np.float32(-np.inf))  # off-wafer: no say
-    else:
-        kept = anomaly_map
-    ledger.keep(f"{name}.tiff", _encoded(".tiff", kept))
-    if flagged:
-        rule, threshold = bundle.card.data_spec.image, bundle.card.pixel_threshold
-        strip = pictures.strip(pixels, scored.expected, anomaly_map, rule, threshold)
-        ledger.keep(f"{name}.png", _encoded(".png", strip))
-
-
-def _encoded(kind: str, array: np.ndarray) -> bytes:
-    # a scan waits for these: quick rather than small
-    encoded, data = cv2.imencode(kind, array, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    assert encoded, f"OpenCV cannot write {array.dtype} {array.shape} as {kind}"
-    return data.tobytes()
 
 
 def _check_rule(bundle: Bundle, manifest: Manifest) -> None:

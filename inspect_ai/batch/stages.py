@@ -25,6 +25,17 @@ class Seen:
     reason: str | None
 
 
+Call = tuple[list[Seen], Pixels]  # images of one shape, and their (N, C, H, W) batch
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Images read and put together, and those that could not be read."""
+
+    calls: list[Call]
+    refused: list[Seen]
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """One image with its scores."""
@@ -52,19 +63,26 @@ def see(rows: Sequence[int], paths: Sequence[str], read: ReadImage) -> list[Seen
     return found
 
 
-def score(
-    seen: Sequence[Seen], run: ScoreImages, canvas: tuple[int, int] | None
-) -> Iterator[list[Scored]]:
-    """Scores readable images, those of one shape together; gives them call by call.
+def ready(seen: Sequence[Seen], canvas: tuple[int, int] | None) -> Ready:
+    """Puts readable images of one shape together into calls.
 
     Args:
         canvas: wafer maps of any shape go into one batch of at least this (H, W); None for
             pictures.
     """
-    readable = [s for s in seen if s.pixels is not None]
-    for group in _together(readable, canvas):
+    groups = _together([s for s in seen if s.pixels is not None], canvas)
+    calls = []
+    for group in groups:
         pixels = [s.pixels for s in group if s.pixels is not None]
-        scores = run(images.stacked(pixels) if canvas is None else images.padded(pixels, canvas))
+        batch = images.stacked(pixels) if canvas is None else images.padded(pixels, canvas)
+        calls.append((group, batch))
+    return Ready(calls, [s for s in seen if s.pixels is None])
+
+
+def score(calls: Sequence[Call], run: ScoreImages) -> Iterator[list[Scored]]:
+    """Scores the images of each call."""
+    for group, pixels in calls:
+        scores = run(pixels)
         assert scores.expected is not None
         columns = (scores.pred_score.tolist(), scores.anomaly_map, scores.expected)
         yield [Scored(*row) for row in zip(group, *columns, strict=True)]

@@ -7,14 +7,16 @@ constant, so that the expected count is the observed one) and Pearson residuals
 e = (f - p) / sqrt(p (1 - p)), in one cell per die:
 
     moran    sum of e_i e_j over neighbouring dies / dies (lags of one die, four directions)
-    energy   sum of (G_s * e)^2 / dies, for s = 1 and 2 dies
-    chains   sum over walks of k steps from failing die to failing die, k = 4 and 12
+    chains   number of walks of k steps from failing die to failing die, k = 4 and 12
 
-Each is put on a log scale and standardised on good wafers; the score is the mean of the
-residual family (moran, energies) plus the mean of the chain family. The chains use no
-expectation: they are a smooth, exportable form of the largest cluster, to which a ring of
-single dies and a blob are both long. The map shows, per die, the smoothed residual that
-lies above expectation.
+Each is put on a log scale and standardised on good wafers, and the score is their sum. The
+residuals see structure at the scale of one die, the chains at that of 4 and of 12. The chains
+use no expectation: they are a smooth, exportable form of the largest cluster, to which a ring
+of single dies and a blob are both long. The map shows, per die, the smoothed residual that lies
+above expectation.
+
+A model that can redraw a pattern takes it out of the residuals and hides it: give it a code of
+one or two numbers.
 
 Sources: Moran, "Notes on continuous stochastic phenomena", Biometrika 37, 1950 (moran).
 Pearson residuals: McCullagh and Nelder, "Generalized linear models", section 2.4. The number
@@ -35,7 +37,7 @@ from inspect_ai.scoring.rule import Rule
 from inspect_ai.settings import Settings
 
 WALKS = (4, 12)  # steps
-SCALES = (1.0, 2.0)  # dies
+BLUR = 1.0  # dies, of the map
 NEWTON_STEPS = 4
 
 
@@ -55,16 +57,14 @@ class Structure(Rule):
 
     mean: Tensor
     spread: Tensor
-    fine: Tensor
-    coarse: Tensor
+    blur: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        count = 1 + len(SCALES) + len(WALKS)
+        count = 1 + len(WALKS)
         self.register_buffer("mean", torch.zeros(count))
         self.register_buffer("spread", torch.ones(count))
-        self.register_buffer("fine", gaussian(SCALES[0]))
-        self.register_buffer("coarse", gaussian(SCALES[1]))
+        self.register_buffer("blur", gaussian(BLUR))
 
     @override
     def fit(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -80,20 +80,17 @@ class Structure(Rule):
     @override
     def forward(self, image: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
         statistics, anomaly_map = self._statistics(image, expected)
-        z = (statistics - self.mean) / self.spread
-        residual, chains = z[:, : -len(WALKS)], z[:, -len(WALKS) :]
-        return residual.mean(1) + chains.mean(1), anomaly_map
+        return ((statistics - self.mean) / self.spread).sum(1), anomaly_map
 
     def _statistics(self, image: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
-        """The statistics (N, 5) and the map (N, H, W)."""
+        """The statistics (N, 3) and the map (N, H, W)."""
         f, dies = image[:, :1], image[:, -1:]
         p = tilted(expected, f, dies)
         e = dies * (f - p) / (p * (1 - p)).sqrt()
-        fine, coarse = smooth(e, self.fine) * dies, smooth(e, self.coarse) * dies
         count = dies.sum((1, 2, 3)).clamp(min=1)
-        energies = [(s.square().sum((1, 2, 3)) / count + 1e-3).log() for s in (fine, coarse)]
-        residual = torch.stack([signed_log(3 * neighbour_products(e) / count), *energies], 1)
-        return torch.cat([residual, walks(f * dies)], 1), fine[:, 0].clamp(min=0)
+        moran = signed_log(3 * neighbour_products(e) / count)
+        anomaly_map = (smooth(e, self.blur) * dies)[:, 0].clamp(min=0)
+        return torch.cat([moran[:, None], walks(f * dies)], 1), anomaly_map
 
 
 def tilted(expected: Tensor, fails: Tensor, dies: Tensor) -> Tensor:

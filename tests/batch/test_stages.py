@@ -57,8 +57,9 @@ def test_what_cannot_be_read_is_kept_with_its_reason():
 
 
 def test_every_readable_image_is_scored_once_whatever_its_size():
-    calls = stages.score(stages.see(range(4), list(PLAN["image_path"]), read), run, None)
-    found = [scored for call in calls for scored in call]
+    ready = stages.ready(stages.see(range(4), list(PLAN["image_path"]), read), None)
+    found = [scored for call in stages.score(ready.calls, run) for scored in call]
+    assert [s.row for s in ready.refused] == [2]
     assert {s.seen.row: s.pred_score for s in found} == {0: 1.0, 1: 2.0, 3: 4.0}
     assert {s.anomaly_map.shape for s in found} == {(4, 4), (4, 6)}
 
@@ -71,13 +72,14 @@ def test_wafer_maps_that_fit_share_a_canvas_and_a_larger_one_is_alone():
         return run(pixels)
 
     maps = seen(image(1, (5, 5)), image(2, (8, 3)), image(1, (9, 9)), image(2, (8, 8)))
-    found = [scored for call in stages.score(maps, noted, (8, 8)) for scored in call]
+    calls = stages.ready(maps, (8, 8)).calls
+    found = [scored for call in stages.score(calls, noted) for scored in call]
     assert sorted(shapes) == [(1, 1, 9, 9), (3, 1, 8, 8)]
     assert {s.seen.row: s.pred_score for s in found} == {0: 1.0, 1: 2.0, 2: 1.0, 3: 2.0}
 
 
 def test_no_readable_image_runs_no_model():
-    assert list(stages.score(stages.see([2], ["c.png"], read), run, None)) == []
+    assert stages.ready(stages.see([2], ["c.png"], read), None).calls == []
 
 
 def decided(*rows):

@@ -155,4 +155,4 @@ def test_a_pattern_scores_above_the_same_fails_scattered_at_random(simulated, fi
     assert len(planted) > 20
     scores = [fitted(view(m), flat(view(m)))[0].numpy() for m in (planted, chance)]
     truth = np.repeat([1, 0], len(planted))
-    assert roc_auc_score(truth, np.concatenate(scores)) > 0.95
+    assert roc_auc_score(truth, np.concatenate(scores)) > 0.9
