@@ -36,14 +36,15 @@ RESAMPLES = 500
 def overkill(scan: Scan) -> Numbers | None:
     """Share of known good images that were flagged, against the promise; None without any.
 
-    `standing`: "more" or "fewer" where the 95 % binomial interval leaves the promised rate
-    out, else "as promised".
+    The 95 % interval is the wider of the binomial one and of lots redrawn: wafers of one lot are
+    alike, and a binomial interval alone would call a few bad lots a broken promise. `standing`:
+    "more" or "fewer" where it leaves the promised rate out, else "as promised".
     """
     good = scan.scores[scan.scores["gt_label"] == 0]
     if good.empty:
         return None
     flagged, promised = int((good["pred_label"] == 1).sum()), scan.run.false_alarm_rate
-    low, high = (float(end) for end in binomial_interval(flagged, len(good)))
+    low, high = _share_interval((good["pred_label"] == 1).to_numpy(), good["group"].tolist())
     standing = "more" if low > promised else "fewer" if high < promised else "as promised"
     return {
         "good_images": len(good),
@@ -53,6 +54,14 @@ def overkill(scan: Scan) -> Numbers | None:
         "promised": promised,
         "standing": standing,
     }
+
+
+def _share_interval(hit: Bool, groups: list[str]) -> tuple[float, float]:
+    """The wider of the binomial interval of a share and that of groups redrawn."""
+    low, high = (float(end) for end in binomial_interval(int(hit.sum()), len(hit)))
+    redrawn = bootstrap_interval(lambda rows: hit[rows].mean(), groups, RESAMPLES)
+    lowest, highest = (float(end) for end in redrawn)  # NaN where there is one group alone
+    return float(np.fmin(low, lowest)), float(np.fmax(high, highest))
 
 
 def separation(scan: Scan) -> Numbers | None:

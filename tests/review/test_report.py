@@ -164,6 +164,16 @@ def test_observed_overkill_stands_against_the_promise(labelled):
     assert f"Of {len(good)} images known to be good" in page.text
 
 
+def test_alarms_that_stand_in_one_lot_leave_the_promise_in_doubt_not_broken(tmp_path):
+    table = scores(n=400, lots=20, defect_share=0)
+    flagged = (table["group"] == "lot7").astype(int)  # 20 of 400: the promise exactly
+    together = write(tmp_path / "together", table.assign(pred_label=flagged))
+    spread = write(tmp_path / "spread", table.assign(pred_label=np.arange(400) % 20 == 0))
+    ends = [rendered(folder)[1]["overkill"]["interval"] for folder in (together, spread)]
+    assert ends[0][1] > ends[1][1] + 0.05
+    assert ends[0][0] < ends[1][0]
+
+
 def test_quality_is_told_with_intervals_in_total_and_by_class(labelled):
     _, table, page, numbers = labelled
     total, *classes = numbers["quality"]["rows"]
