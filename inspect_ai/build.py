@@ -14,7 +14,7 @@ from inspect_ai import progress, steps
 from inspect_ai.bundle import bundle as bundles
 from inspect_ai.calibration.conformal import calibrate as conformal
 from inspect_ai.calibration.conformal import require
-from inspect_ai.data.manifest import Manifest
+from inspect_ai.data.manifest import Manifest, require_groups
 from inspect_ai.export import export
 from inspect_ai.recipe import Recipe
 from inspect_ai.review import curves
@@ -63,6 +63,7 @@ def check(recipe: Recipe, manifest: Manifest) -> None:
         TooFewGoodImages: the calibrate split cannot support the promise.
         MissingData, BadSettings: the train split or the model's settings do not fit.
     """
+    require_groups(manifest)
     require(len(manifest.good("calibrate")), recipe.false_alarm_rate, recipe.confidence)
     hold_out(manifest.good("train"), recipe)
     new_detector(recipe, manifest.spec, manifest.root)

@@ -52,6 +52,7 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str =
         MissingData: the split has no good image.
         BadImages: a training image breaks the image rule.
     """
+    manifests.require_groups(manifest)
     step = steps.Step("train", out, inputs(recipe, manifest))
     if step.finished:
         return out

@@ -126,8 +126,10 @@ def _say_counts(manifest: "Manifest") -> None:
     from inspect_ai.data import manifest as manifests
 
     table = manifest.table
+    sizes = table["group"].value_counts()
     typer.echo(
-        f"{manifest.spec.name}: {len(table):,} images in {table['group'].nunique():,} groups"
+        f"{manifest.spec.name}: {len(table):,} images in {len(sizes):,} groups of {sizes.min():,} to "
+        f"{sizes.max():,} (median {sizes.median():g}; the largest: {sizes.index[0]})"
     )
     kinds = table["gt_label"].map({0: "good", 1: "defect"}).fillna("unknown")
     for split, rows in table.groupby(table["split"].fillna("unused")):

@@ -35,7 +35,7 @@ def rows(spec: DataSpec, root: Path) -> tuple[pd.DataFrame, list[str]]:
     elif isinstance(layout, Table):
         table = _table(layout, root)
     elif isinstance(layout, specs.Stack):
-        table = _stack(layout, root)
+        table = _stack(layout, root, notes)
     elif isinstance(layout, Lswmd):
         table = _lswmd(layout, root)
     else:
@@ -152,11 +152,14 @@ def _table(layout: Table, root: Path) -> pd.DataFrame:
     return table
 
 
-def _stack(layout: specs.Stack, root: Path) -> pd.DataFrame:
+def _stack(layout: specs.Stack, root: Path, notes: list[str]) -> pd.DataFrame:
+    """Maps and columns; a column that is not there is noted, for another copy may lack it."""
     stack = Stack(root / layout.file)
-    columns = {c: stack.column(c) for c in layout.columns}
-    if layout.label:
-        columns["label"] = stack.column(layout.label)
+    wanted = {c: c for c in layout.columns} | ({"label": layout.label} if layout.label else {})
+    columns = {c: stack.column(name) for c, name in wanted.items() if name in stack.names}
+    absent = sorted(set(wanted.values()) - set(stack.names))
+    if absent:
+        notes.append(f"{layout.file} has no array {', '.join(absent)}: left out")
     names = [f"{layout.file}#{i:06d}" for i in range(stack.rows(layout.maps).count)]
     for column, values in columns.items():
         if values.shape != (len(names),):

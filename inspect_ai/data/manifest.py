@@ -103,6 +103,21 @@ def assign_splits(table: pd.DataFrame, rule: SplitRule) -> pd.DataFrame:
     return table
 
 
+def require_groups(manifest: Manifest) -> None:
+    """Refuses splits that were dealt without the groups the spec names: lots would leak.
+
+    Raises:
+        MissingData: the group column is absent from this copy of the data.
+    """
+    rule = manifest.spec.group
+    if rule is not None and rule.column not in manifest.table:
+        raise MissingData(
+            f"Spec '{manifest.spec.name}' groups by '{rule.column}', which {manifest.root} does not "
+            "have; without it images of one group could be trained on and judged by. Add the "
+            "column, or correct [group] in the spec."
+        )
+
+
 def check_leaks(table: pd.DataFrame) -> None:
     """Refuses a manifest in which a group or a content stands in two splits.
 

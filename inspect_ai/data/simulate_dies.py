@@ -245,14 +245,14 @@ def _contacts(x: Float64, y: Float64, p: Pitch) -> Drawing:
 
 
 def _pads(x: Float64, y: Float64, p: Pitch) -> Drawing:
-    """Square pads in rows, each joined by a stub to the trace under its row."""
+    """Square pads in rows, each joined by a neck to the trace under its row."""
     u, v = _fold(x, p.x, p.period), _fold(y, p.y, p.period)
     half_trace = 0.085 * p.period
     corner = 0.3 * p.half
     pad = np.hypot(np.maximum(abs(u) - p.half + corner, 0), np.maximum(abs(v) - p.half + corner, 0))
     trace = abs(_fold(y, p.y + p.period / 2, p.period)) - half_trace
-    stub = np.maximum(abs(u) - half_trace, -v)
-    distance = np.minimum(np.minimum(pad - corner, trace), stub)
+    neck = np.maximum(abs(u) - half_trace, -v)
+    distance = np.minimum(np.minimum(pad - corner, trace), neck)
     solids = _sites(p, (0.5, 0.5), np.pi / 2, half_trace + 1.5)
     return distance, solids, _sites(p, (0.5, 0.0), 0.0, p.period / 2 - p.half + 1.5)
 

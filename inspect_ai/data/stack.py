@@ -32,6 +32,11 @@ class Stack:
         except OSError as error:
             raise MissingData(f"{path}: {error.strerror}. Correct 'file' in the spec.") from None
 
+    @property
+    def names(self) -> list[str]:
+        """The arrays there are, sorted."""
+        return sorted(n.removesuffix(".npy") for n in self.archive.namelist())
+
     def column(self, name: str) -> NDArray[Any]:
         """One array, whole; never unpickled.
 
@@ -59,9 +64,8 @@ class Stack:
         try:
             return self.archive.open(f"{name}.npy")
         except KeyError:
-            has = sorted(n.removesuffix(".npy") for n in self.archive.namelist())
             raise MissingData(
-                f"{self.path} has no array '{name}'; it has {', '.join(has)}. "
+                f"{self.path} has no array '{name}'; it has {', '.join(self.names)}. "
                 "Correct the array names in the spec's layout."
             ) from None
         except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:

@@ -2,13 +2,14 @@
 
 from itertools import permutations
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspect_ai.data import manifest
-from inspect_ai.data.specs import SPLITS, SplitRule
+from inspect_ai.data.specs import SPLITS, DataSpec, SplitRule
 from inspect_ai.errors import LeakyData, MissingData
 
 RULE = SplitRule()
@@ -241,3 +242,23 @@ def test_a_leak_that_was_written_into_a_table_is_found():
     with pytest.raises(LeakyData, match="c1 in test and train"):
         manifest.check_leaks(table)
     manifest.check_leaks(table.assign(split=["train", "duplicate"]))
+
+
+def test_a_spec_whose_group_column_is_not_there_is_scanned_but_never_trained_on(tmp_path):
+    np.savez(tmp_path / "maps.npz", maps=np.ones((4, 3, 3), np.uint8))
+    spec = DataSpec.model_validate(
+        {
+            "name": "ungrouped",
+            "root": tmp_path,
+            "source": "here",
+            "licence": "none",
+            "layout": {"kind": "stack", "file": "maps.npz"},
+            "image": {"kind": "wafer_map"},
+            "label": {"all_good": True},
+            "group": {"column": "lot"},
+        }
+    )
+    listed = manifest.listing(spec)
+    assert any("no column 'lot'" in note for note in listed.notes)
+    with pytest.raises(MissingData, match=r"groups by 'lot', which .* does not have"):
+        manifest.require_groups(listed)
