@@ -99,6 +99,7 @@ def _card(
         rule=trained.recipe.score.rule,
         recipe=trained.recipe.model_dump(mode="json"),
         recipe_hash=trained.recipe.hash(),
+        image=spec.image,
         data_spec=spec,
         data_spec_hash=spec.hash(),
         canvas=_canvas(manifest) if spec.image.kind == "wafer_map" else None,

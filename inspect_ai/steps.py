@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,7 +19,12 @@ from typing import Any
 from inspect_ai import __version__
 from inspect_ai.errors import MissingData, NoSpace, OutputInUse
 
-RECORD = "run.json"
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+RECORD, LOCK = "run.json", "lock.part"
 
 
 class Step:
@@ -45,9 +51,15 @@ class Step:
             "started_at": now(),
         }
         if not found:
+            _made(out)
             with disk(out):
-                out.mkdir(parents=True, exist_ok=True)
                 write_json(out / RECORD, self.record)
+
+    def describe(self, **fields: Any) -> None:
+        """Writes down what is known before the work is done, for whoever looks meanwhile."""
+        self.record |= fields
+        with disk(self.out):
+            write_json(self.out / RECORD, self.record)
 
     def finish(self, **fields: Any) -> None:
         """Marks the work as done, with what a user should know of it."""
@@ -119,6 +131,35 @@ def disk(out: Path) -> Iterator[None]:
                 f"Cannot write to {out}: {error.strerror}. Pass another --out."
             ) from error
         raise
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps a second process out of a folder; a kill lets go of it.
+
+    Raises:
+        OutputInUse: another process writes there now.
+    """
+    with (folder / LOCK).open("w") as file:
+        try:
+            if sys.platform == "win32":
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise OutputInUse(
+                f"Another process writes to {folder} now. Wait for it, or pass another --out."
+            ) from None
+        yield
+    (folder / LOCK).unlink(missing_ok=True)
+
+
+def _made(out: Path) -> None:
+    try:
+        with disk(out):
+            out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputInUse(f"Cannot make {out}: {error.strerror}. Pass another --out.") from error
 
 
 def _owned(out: Path, command: str, fingerprint: str) -> dict[str, Any] | None:

@@ -253,7 +253,7 @@ def _signature(bundle: bundles.Bundle) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    rule = bundle.card.data_spec.image
+    rule = bundle.card.image
     single = np.dtype(np.float32)
     pixels = TensorSpec(np.dtype(rule.dtype), (-1, rule.channels, -1, -1), "input")
     outputs = [

@@ -52,7 +52,7 @@ def test_a_scan_of_one_split_scans_that_split(say, dies, tmp_path):
     [
         ([], "needs a folder of images or --spec FILE, one of them"),
         (["FOLDER", "--spec", "SPEC"], "needs a folder of images or --spec FILE, one of them"),
-        (["absent"], "No folder absent. Pass an existing folder of images"),
+        (["absent"], "absent is not there. Pass an existing folder"),
         (["FOLDER", "--split", "test"], "--root and --split go with --spec FILE"),
         (["FOLDER", "--root", "FOLDER"], "--root and --split go with --spec FILE"),
         (["--spec", "absent.toml"], "No file absent.toml"),
@@ -83,7 +83,8 @@ def test_a_tracked_scan_says_where_it_went_and_is_sent_once(
     assert code == 0
     assert "tracked in MLflow, run " in out
     assert "tracked in MLflow" not in say(*arguments)[1]
-    key = (tmp_path / "out" / "tracking.txt").read_text("utf-8")
+    key, sent = (tmp_path / "out" / "tracking.txt").read_text("utf-8").split()
+    assert sent == "sent"
     experiment = mlflow_client.get_experiment_by_name(EXPERIMENT).experiment_id
     (run,) = mlflow_client.search_runs([experiment], f"tags.`{KEY}` = '{key}'")
     assert run.data.metrics["images"] == 30

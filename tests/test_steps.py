@@ -102,3 +102,9 @@ def test_a_full_disk_is_one_clear_message(tmp_path):
 def test_other_trouble_with_a_disk_is_not_called_full(tmp_path):
     with pytest.raises(OSError, match="Input/output error"), steps.disk(tmp_path):
         raise OSError(5, "Input/output error")
+
+
+def test_a_folder_that_cannot_be_made_is_the_users_to_change(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputInUse, match="Pass another --out"):
+        steps.Step("scan", tmp_path / "file" / "out", {})

@@ -74,7 +74,7 @@ class Maps:
             kept = np.where(pixels[0] > 0, heat, np.float32(-np.inf))  # off-wafer: no say
         self.ledger.keep(f"{name}.tiff", _encoded(".tiff", kept))
         if flagged:
-            rule, threshold = card.data_spec.image, card.pixel_threshold
+            rule, threshold = card.image, card.pixel_threshold
             strip = pictures.strip(pixels, scored.expected, heat, rule, threshold)
             self.ledger.keep(f"{name}.png", _encoded(".png", strip))
 

@@ -26,6 +26,7 @@ from inspect_ai.data.manifest import Manifest, Report, silent
 from inspect_ai.errors import BadSettings, MissingData
 
 PLAN = "plan.parquet"
+NOTHING_YET = {"images": 0, "flagged": 0, "rejected": 0, "seconds": 0, "images_per_second": 0}
 AHEAD = 4  # batches read before they are scored
 BATCH_BYTES = 64 * 2**20  # of pixels in a batch
 
@@ -73,7 +74,8 @@ def scan(
         tidy(out)  # a kill may have come before
         return _result(out, step)
     began = time.monotonic()
-    with steps.disk(out):
+    with steps.alone(out), steps.disk(out):
+        step.describe(**_described(bundle, manifest), **NOTHING_YET)
         plan = _frozen_plan(out, manifest)
         shutil.copyfile(bundle.folder / SCORES, out / SCORES)
         scorer = Scorer(bundle, options.device, options.threads)
@@ -83,7 +85,6 @@ def scan(
         seconds = time.monotonic() - began
         flagged = int(verdicts["pred_label"].sum())
         step.finish(
-            **_described(bundle, manifest),
             images=len(verdicts),
             flagged=flagged,
             rejected=len(rejected),
@@ -169,7 +170,7 @@ def _batch_size(paths: list[str], read: stages.ReadImage, wanted: int) -> int:
 
 
 def _check_rule(bundle: Bundle, manifest: Manifest) -> None:
-    ours, theirs = bundle.card.data_spec.image, manifest.spec.image
+    ours, theirs = bundle.card.image, manifest.spec.image
     fields = ("kind", "channels", "depth", "minimum", "maximum")
     wrong = [f for f in fields if getattr(ours, f) != getattr(theirs, f)]
     if wrong:
@@ -222,8 +223,22 @@ def _described(bundle: Bundle, manifest: Manifest) -> dict[str, object]:
         "pixel_threshold": card.pixel_threshold,
         "promise": card.promise,
         "calibration_images": card.calibration_images,
-        "notes": list(manifest.notes),
+        "device": "",
+        "notes": [*manifest.notes, *_seen_before(bundle, manifest)],
     }
+
+
+def _seen_before(bundle: Bundle, manifest: Manifest) -> list[str]:
+    """A warning where the scan holds images that the bundle was made from."""
+    ours, theirs = manifest.spec, bundle.card.data_spec_hash
+    if ours.hash() != theirs or manifest.root.resolve() != ours.root.resolve():
+        return []
+    if manifest.chosen == "test":
+        return []
+    return [
+        f"split '{manifest.chosen}' holds images that the bundle was trained or calibrated on: "
+        "rates among them say nothing about the promise; see --split test"
+    ]
 
 
 def _result(out: Path, step: steps.Step) -> ScanResult:

@@ -20,7 +20,7 @@ import pandas as pd
 
 from inspect_ai import steps
 from inspect_ai.calibration.conformal import Calibration
-from inspect_ai.data.specs import DataSpec
+from inspect_ai.data.specs import DataSpec, ImageRule
 from inspect_ai.errors import BadBundle, BadSettings
 from inspect_ai.settings import Settings
 
@@ -48,6 +48,7 @@ class Card(Settings):
     rule: str
     recipe: dict[str, Any]
     recipe_hash: str
+    image: ImageRule  # what one image must look like
     data_spec: DataSpec
     data_spec_hash: str
     canvas: tuple[int, int] | None  # smallest batch of wafer maps, in dies
@@ -136,6 +137,7 @@ def _checked_calibration(folder: Path, card: Card) -> Calibration:
     found = (calibration.threshold, largest.threshold)
     hashes = thresholds_hash(*given), card.data_spec.hash()
     same = hashes == (card.thresholds_hash, card.data_spec_hash)
+    same &= card.image == card.data_spec.image
     if found != given[2:] or not same or calibration.promise != card.promise:
         raise BadBundle(
             f"Thresholds, promise or data spec of {folder / CARD} do not follow from {SCORES}: the "

@@ -62,6 +62,7 @@ def open_session(model: Path, device: Device, threads: int = 0) -> ort.Inference
     """
     if device == "cpu" or (device == "auto" and not has_driver()):
         return _session(model, [CPU], threads)
+    ort.set_default_logger_severity(4)  # a provider that does not load is our message
     if CUDA not in ort.get_available_providers():
         return _refused(model, device, threads, "this onnxruntime was built without CUDA")
     if hasattr(ort, "preload_dlls"):

@@ -11,7 +11,7 @@ import typer
 
 from inspect_ai import __version__
 from inspect_ai.commands.options import Out, Root, made_manifest, workshop
-from inspect_ai.errors import LeakyData
+from inspect_ai.errors import LeakyData, MissingData
 
 if TYPE_CHECKING:
     from inspect_ai.data.manifest import Manifest
@@ -32,10 +32,18 @@ def check_spec(
     file: Annotated[Path, typer.Argument(help="Data spec, as in data_specs.")], root: Root = None
 ) -> None:
     """Read every image of a spec: counts, sizes, depths, duplicates, leaks, unreadable files."""
+    from inspect_ai.data.manifest import require_groups
+
     manifest = made_manifest(file, root)
     _say_counts(manifest)
     _say_pixels(manifest)
     typer.echo(f"spec hash {manifest.spec.hash()[:16]}, root {manifest.root}")
+    require_groups(manifest)
+    if not len(manifest.good("train")):
+        raise MissingData(
+            f"No readable good image in split 'train' of '{manifest.spec.name}': nothing can be "
+            "trained. Correct [image] or [label] in the spec, or the images."
+        )
 
 
 @simulate.command("maps")
@@ -162,7 +170,9 @@ def _say_pixels(manifest: "Manifest") -> None:
     rule = manifest.spec.image
     shown = ", ".join(f"{size} ({n:,})" for size, n in sizes.most_common(5))
     more = f" and {len(sizes) - 5} more" if len(sizes) > 5 else ""
-    typer.echo(f"pixels: {rule.channels} channel(s) of {rule.depth} bits; sizes {shown}{more}")
+    typer.echo(
+        f"pixels: {rule.channels} channel(s) of {rule.depth} bits; sizes {shown or 'none'}{more}"
+    )
     typer.echo(f"unreadable or out of spec: {len(bad):,}")
     for reason in bad[:10]:
         typer.echo(f"  {reason}")

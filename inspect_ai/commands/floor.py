@@ -1,5 +1,6 @@
 """Commands of the shop floor: scan, report. They never load torch."""
 
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ from inspect_ai.commands.options import (
 from inspect_ai.errors import BadSettings, MissingData
 
 if TYPE_CHECKING:
+    from inspect_ai.batch.scan import ScanResult
     from inspect_ai.bundle.bundle import Bundle
     from inspect_ai.data.manifest import Manifest
 
@@ -40,7 +42,7 @@ def scan(
     track: Track = True,
 ) -> None:
     """Score a batch of images; started again after a kill, it goes on where it was."""
-    from inspect_ai import progress, steps
+    from inspect_ai import progress
     from inspect_ai.batch import scan as floor
     from inspect_ai.bundle import bundle as bundles
 
@@ -52,26 +54,48 @@ def scan(
     given = floor.Options(device.value, threads, batch)
     with progress.bar("scan") as bar:
         result = floor.scan(made, manifest, out, given, bar)
+    _say(result, made, len(manifest.table))
+    if track:
+        _track(result, made, manifest)
+    typer.echo(f"scan: {out}")
+
+
+def _say(result: "ScanResult", bundle: "Bundle", listed: int) -> None:
+    """What a scan found, and what a user should look at."""
     typer.echo(
         f"{result.images:,} scored, {result.flagged:,} flagged "
         f"({result.flagged / max(result.images, 1):.2%}), {result.rejected:,} rejected"
     )
     if result.rejected:
-        typer.echo(f"rejected, with reasons: {out / 'rejected.parquet'}")
-    late = len(manifest.table) - result.images - result.rejected
+        typer.echo(f"rejected, with reasons: {result.out / 'rejected.parquet'}")
+    if result.rejected and not result.images:
+        rule = bundle.card.image
+        note = f"note: nothing could be scored. The bundle is for {rule.kind}s of {rule.channels} "
+        typer.echo(f"{note}channel(s), {rule.depth} bits.", err=True)
+    late = listed - result.images - result.rejected
     if late > 0:
         note = f"note: {late:,} image(s) came after this scan had begun and are not in it. "
         typer.echo(note + "Scan them into a new folder with --out.", err=True)
-    if track and not (out / RUN_KEY).is_file():
-        with tracked(f"scan {manifest.spec.name}", track) as log:
-            log.settings({"bundle": bundle, "bundle_hash": made.hash, "split": split.value})
-            names = ("images", "flagged", "rejected", "seconds")
-            log.numbers(0, {name: float(getattr(result, name)) for name in names})
-            log.artefact(out / "run.json")
-            log.artefact(out / "rejected.parquet")
-        with steps.disk(out):
-            (out / RUN_KEY).write_text(log.name, encoding="utf-8")
-    typer.echo(f"scan: {out}")
+
+
+def _track(result: "ScanResult", bundle: "Bundle", manifest: "Manifest") -> None:
+    """Records a scan once, however often it was stopped on the way."""
+    from inspect_ai import steps
+
+    key, sent = _tracking(result.out)
+    if sent:
+        return
+    with steps.disk(result.out):  # kept first: stopped while it is sent, the run is found again
+        (result.out / RUN_KEY).write_text(key, encoding="utf-8")
+    with tracked(f"scan {manifest.spec.name}", True, key) as log:
+        settings = {"bundle": bundle.folder, "bundle_hash": bundle.hash, "split": manifest.chosen}
+        log.settings(settings)
+        names = ("images", "flagged", "rejected", "seconds")
+        log.numbers(0, {name: float(getattr(result, name)) for name in names})
+        log.artefact(result.out / "run.json")
+        log.artefact(result.out / "rejected.parquet")
+    with steps.disk(result.out):
+        (result.out / RUN_KEY).write_text(f"{key} sent", encoding="utf-8")
 
 
 def report(
@@ -86,11 +110,18 @@ def report(
     made = page.render(scan, out)
     known = scan / RUN_KEY
     if track and known.is_file():
-        log = Tracked("report", known.read_text(encoding="utf-8"))
+        log = Tracked("report", _tracking(scan)[0])
         log.artefact(made)
         log.artefact(made.with_name("metrics.json"))
         typer.echo(log.close())
     typer.echo(f"report: {made}")
+
+
+def _tracking(out: Path) -> tuple[str, bool]:
+    """The key of a scan's run, a new one at first, and whether the run is on its way."""
+    path = out / RUN_KEY
+    known = path.read_text(encoding="utf-8").split() if path.is_file() else []
+    return (known[0] if known else uuid.uuid4().hex), "sent" in known
 
 
 def _images(
@@ -109,8 +140,9 @@ def _images(
         raise BadSettings("--root and --split go with --spec FILE. A FOLDER is scanned whole.")
     if folder is not None:
         if not folder.is_dir():
-            raise MissingData(f"No folder {folder}. Pass an existing folder of images.")
-        manifest = manifests.listing(plain_folder(bundle.card.data_spec.image), folder)
+            what = "is a file" if folder.exists() else "is not there"
+            raise MissingData(f"{folder} {what}. Pass an existing folder of images.")
+        manifest = manifests.listing(plain_folder(bundle.card.image), folder)
     elif split is Split.all:
         assert spec is not None
         manifest = manifests.listing(DataSpec.from_toml(spec), root)

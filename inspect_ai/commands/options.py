@@ -60,14 +60,14 @@ def say_notes(manifest: "Manifest") -> None:
 
 
 @contextmanager
-def tracked(name: str, wanted: bool) -> Iterator["Tracked | Nothing"]:
+def tracked(name: str, wanted: bool, key: str | None = None) -> Iterator["Tracked | Nothing"]:
     """A log that is closed whatever happens, and says where the run went."""
     from inspect_ai.tracking import Nothing, Tracked
 
     if not wanted:
         yield Nothing()
         return
-    log = Tracked(name)
+    log = Tracked(name, key)
     try:
         yield log
     except BaseException:

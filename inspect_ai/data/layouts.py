@@ -5,6 +5,7 @@ spells it, null where there is none), mask_path, split (null unless the layout h
 whatever columns the source carries.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,7 +94,9 @@ def _complete(table: pd.DataFrame) -> pd.DataFrame:
 
 def _image_files(folder: Path, root: Path) -> list[str]:
     found = (p for p in folder.rglob("*") if p.suffix.lower() in images.SUFFIXES and p.is_file())
-    return sorted(p.relative_to(root).as_posix() for p in found)
+    # a name that is not UTF-8 stands in no table: spelled out, it is refused when read
+    names = (os.fsencode(p.relative_to(root).as_posix()) for p in found)
+    return sorted(name.decode("utf-8", "backslashreplace") for name in names)
 
 
 def _files(root: Path) -> pd.DataFrame:

@@ -35,8 +35,9 @@ class Manifest:
     chosen: str = "all"  # the split these rows are
 
     def good(self, split: str) -> pd.DataFrame:
-        """Rows of defect-free images of one split: all that training and calibration see."""
-        return self.table[(self.table["split"] == split) & (self.table["gt_label"] == 0)]
+        """Rows of readable, defect-free images of one split: all that the workshop sees."""
+        readable = self.table["image_id"].notna()
+        return self.table[readable & (self.table["split"] == split) & (self.table["gt_label"] == 0)]
 
     def part(self, split: str) -> "Manifest":
         """The rows of one split; "all" is every row."""

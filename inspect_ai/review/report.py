@@ -22,6 +22,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 import inspect_ai
+from inspect_ai.errors import OutputInUse
 from inspect_ai.review import figures, quality, scanned, summary, words
 from inspect_ai.review.scanned import Scan
 from inspect_ai.review.summary import Numbers
@@ -47,15 +48,30 @@ def render(scan: Path, out: Path | None = None, labels: Path | None = None, most
     Raises:
         MissingData: `scan` is not the folder of a scan, or holds no scores yet.
         BadSettings: its run.json was not written by a scan.
+        OutputInUse: `out` holds the report of another scan.
     """
     read = scanned.read(scan, labels)
     numbers = _numbers(read, most)
     page = _page(read, numbers)
     folder = out if out is not None else scan
+    _check_free(folder, numbers)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "metrics.json", json.dumps(numbers, indent=1, allow_nan=False) + "\n")
     _write(folder / "report.html", page)
     return folder / "report.html"
+
+
+def _check_free(folder: Path, numbers: Numbers) -> None:
+    """Refuses to write over the report of another scan."""
+    path = folder / "metrics.json"
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))["run"] if path.is_file() else None
+    except (ValueError, KeyError, TypeError):
+        known = {}
+    ours = numbers["run"]
+    assert isinstance(ours, dict)
+    if known is not None and known.get("started_at") != ours["started_at"]:
+        raise OutputInUse(f"{path} is not of this scan. Pass another folder with --out, or none.")
 
 
 def _numbers(scan: Scan, most: int) -> Numbers:

@@ -137,6 +137,15 @@ def _run(path: Path) -> Run:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise MissingData(f"{path} is not JSON ({error}). Start the same scan again.") from None
+    command = fields.get("command") if isinstance(fields, dict) else None
+    if command != "scan":
+        raise MissingData(
+            f"{path} is of '{command}', not of a scan. Pass the folder that 'inspect-ai scan' wrote."
+        )
+    if "spec_name" not in fields:
+        raise MissingData(
+            f"The scan in {path.parent} has hardly begun. Start the same scan again to finish it."
+        )
     return Run.checked(fields, str(path))
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from inspect_ai import cli
+from inspect_ai import cli, steps
 from inspect_ai.batch.scan import Options, scan
 from inspect_ai.bundle import bundle as bundles
 from inspect_ai.data import manifest as manifests
@@ -338,3 +339,53 @@ def test_a_dry_run_writes_nothing(dies, folder, tmp_path, capsys):
     assert cli.run(["scan", str(dies.bundle), str(folder), "--out", str(out), "--dry-run"]) == 0
     assert "60 images" in capsys.readouterr().out
     assert not out.exists()
+
+
+def test_a_file_name_that_is_not_utf_8_is_one_rejected_row(dies, folder, tmp_path):
+    images = tmp_path / "in"
+    shutil.copytree(folder, images)
+    try:
+        (images / os.fsdecode(b"bad\xff\xfe.png")).write_bytes(png(noise()))
+    except OSError:
+        pytest.skip("this disk takes no such name")
+    found = scanned(dies, images, tmp_path / "out")
+    assert len(found) == 60
+    assert list(rejected(tmp_path / "out").index) == [r"bad\xff\xfe.png"]
+
+
+def test_a_second_process_on_the_same_folder_is_refused(dies, folder, tmp_path, say):
+    out = tmp_path / "out"
+    out.mkdir()
+    with steps.alone(out):
+        code, _, err = say("scan", dies.bundle, folder, "--out", out, "--no-track")
+    assert (code, "Another process writes to" in err) == (2, True)
+    assert say("scan", dies.bundle, folder, "--out", out, "--no-track")[0] == 0
+    assert len(verdicts(out)) == 60
+
+
+def test_a_scan_that_is_stopped_while_it_is_recorded_is_one_run(
+    dies, folder, tmp_path, say, mlflow_client, monkeypatch
+):
+    out = tmp_path / "out"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert say("scan", dies.bundle, folder, "--out", out)[0] == 0
+    key = (out / "tracking.txt").read_text().split()[0]
+    (out / "tracking.txt").write_text(key)  # stopped before it could say that all is sent
+    monkeypatch.undo()
+    assert say("scan", dies.bundle, folder, "--out", out)[0] == 0
+    runs = mlflow_client.search_runs(
+        [mlflow_client.get_experiment_by_name("inspect-ai").experiment_id],
+        f"tags.`inspect_ai.key` = '{key}'",
+    )
+    assert len(runs) == 1
+    assert (out / "tracking.txt").read_text() == f"{key} sent"
+
+
+def test_images_the_bundle_was_made_from_are_noted_and_test_images_are_not(dies, tmp_path):
+    bundle = bundles.read(dies.bundle)
+    spec = bundle.card.data_spec.model_copy(update={"root": dies.root})
+    manifest = manifests.make(spec)
+    for split, noted in (("train", True), ("test", False)):
+        scan(bundle, manifest.part(split), tmp_path / split, Options(device="cpu"))
+        notes = json.loads((tmp_path / split / "run.json").read_text())["notes"]
+        assert any("trained or calibrated on" in note for note in notes) == noted

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from inspect_ai.data.specs import DataSpec
-from inspect_ai.errors import BadSettings, MissingData
+from inspect_ai.errors import BadSettings, MissingData, OutputInUse
 from inspect_ai.metrics import auroc
 from inspect_ai.review import report, words
 
@@ -333,9 +333,27 @@ def test_refuses_a_folder_that_is_no_scan_and_says_what_to_do(tmp_path):
         part.unlink()
     with pytest.raises(MissingData, match=r"stopped before its first part.*again"):
         report.render(tmp_path)
-    (tmp_path / "run.json").write_text("{}")
+    for fields, advice in (
+        ({}, "not of a scan"),
+        ({"command": "export", "state": "finished"}, "is of 'export', not of a scan"),
+        ({"command": "scan", "state": "unfinished"}, "hardly begun.*Start the same scan again"),
+    ):
+        (tmp_path / "run.json").write_text(json.dumps(fields))
+        with pytest.raises(MissingData, match=advice):
+            report.render(tmp_path)
+    (tmp_path / "run.json").write_text('{"command": "scan", "spec_name": "demo"}')
     with pytest.raises(BadSettings, match=r"run\.json"):
         report.render(tmp_path)
+
+
+def test_a_report_is_never_written_over_that_of_another_scan(tmp_path):
+    first = write(tmp_path / "first", scores(), started_at="2026-01-01T00:00:00+00:00")
+    other = write(tmp_path / "other", scores(seed=1), started_at="2026-01-02T00:00:00+00:00")
+    page = report.render(first, tmp_path / "page").read_text()
+    with pytest.raises(OutputInUse, match="not of this scan"):
+        report.render(other, tmp_path / "page")
+    assert (tmp_path / "page" / "report.html").read_text() == page
+    report.render(first, tmp_path / "page")  # its own is renewed
 
 
 def test_the_page_can_be_written_elsewhere_and_the_scan_is_left_alone(tmp_path):
