@@ -44,8 +44,6 @@ class Log(Protocol):
 class Nothing(Log):
     """A log that keeps nothing."""
 
-    name = ""
-
     @override
     def settings(self, fields: Mapping[str, Any]) -> None:
         return
