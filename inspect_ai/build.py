@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from inspect_ai import progress, steps
+from inspect_ai.assembly import new_detector
 from inspect_ai.bundle import bundle as bundles
 from inspect_ai.calibration.conformal import calibrate as conformal
 from inspect_ai.calibration.conformal import require
@@ -28,8 +29,8 @@ from inspect_ai.train import (
     inputs,
     load,
     named,
-    new_detector,
     train,
+    yardsticks,
 )
 from inspect_ai.training import batches as feed
 from inspect_ai.training.detector import Detector
@@ -50,7 +51,8 @@ def build(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str =
     card = bundles.read(bundle).card
     log.numbers(recipe.budget.steps, _figures(card))
     for made in (checkpoint / CURVE, calibration / PICTURE, bundle):
-        log.artefact(made)
+        if made.exists():
+            log.artefact(made)
     if not step.finished:
         step.finish(bundle=str(bundle), image_threshold=card.image_threshold)
     return bundle
@@ -64,8 +66,10 @@ def check(recipe: Recipe, manifest: Manifest) -> None:
         MissingData, BadSettings: the train split or the model's settings do not fit.
     """
     require_groups(manifest)
-    require(len(manifest.good("calibrate")), recipe.false_alarm_rate, recipe.confidence)
-    hold_out(manifest.good("train"), recipe)
+    for member in recipe.members or (recipe,):
+        hold_out(manifest.good("train"), member)
+    _, rows = yardsticks(recipe, manifest)
+    require(len(rows), recipe.false_alarm_rate, recipe.confidence)
     new_detector(recipe, manifest.spec, manifest.root)
 
 
@@ -87,7 +91,7 @@ def calibrate(
     trained = load(checkpoint)
     rate = trained.recipe.false_alarm_rate if false_alarm_rate is None else false_alarm_rate
     sure = trained.recipe.confidence if confidence is None else confidence
-    rows = manifest.good("calibrate")
+    _, rows = yardsticks(trained.recipe, manifest)
     require(len(rows), rate, sure)  # before the folder is taken, so that the advice can be followed
     given = {"weights": steps.sha256(checkpoint / WEIGHTS), "promise": [rate, sure]}
     step = steps.Step("calibrate", out, given | named(manifest))

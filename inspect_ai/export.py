@@ -96,7 +96,7 @@ def _card(
     return bundles.Card(
         name=spec.name,
         model=trained.recipe.model["name"],
-        rule=trained.recipe.score.rule,
+        rule=trained.recipe.rule,
         recipe=trained.recipe.model_dump(mode="json"),
         recipe_hash=trained.recipe.hash(),
         image=spec.image,

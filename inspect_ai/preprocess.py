@@ -65,20 +65,27 @@ class Preprocess(nn.Module):
         mean = rows @ scaled @ columns.T
         return torch.cat([mean / coverage.clamp(min=1e-6), coverage], 1)
 
-    def detail(self, pixels: Tensor, images: Tensor) -> Tensor:
-        """The detail view: (N, C + 1, H, W) of a map's dies; the model's view of a picture."""
-        if self.view.kind == "wafer_map":
-            return _fails_and_dies(pixels)
-        return images
+    @property
+    def is_detailed(self) -> bool:
+        """Whether the model's view is the detail view."""
+        return self.view.kind != "wafer_map"
 
-    def spread(self, expected: Tensor, pixels: Tensor) -> Tensor:
-        """(N, C, h, w) expectation on the grid to the detail view's cells."""
-        if self.view.kind != "wafer_map":
-            return expected
+    def detail(self, pixels: Tensor) -> Tensor:
+        """The detail view: (N, C + 1, H, W) of a map's dies; the model's view of a picture."""
+        return self(pixels) if self.is_detailed else _fails_and_dies(pixels)
+
+    def spread(self, cells: Tensor, pixels: Tensor, total: bool = False) -> Tensor:
+        """(N, C, h, w) numbers on the grid to the detail view's cells.
+
+        A die averages its cells; with `total`, it shares them out, and their sum is kept.
+        """
+        if self.is_detailed:
+            return cells
         rows, columns = self._die_matrices(pixels)
-        rows = rows / rows.sum(2, keepdim=True).clamp(min=1e-6)  # a die averages its cells
-        columns = columns / columns.sum(2, keepdim=True).clamp(min=1e-6)
-        return rows.transpose(2, 3) @ expected @ columns
+        side = 3 if total else 2
+        rows = rows / rows.sum(side, keepdim=True).clamp(min=1e-6)
+        columns = columns / columns.sum(side, keepdim=True).clamp(min=1e-6)
+        return rows.transpose(2, 3) @ cells @ columns
 
     def _scaled(self, pixels: Tensor) -> Tensor:
         span = self.view.maximum - self.view.minimum

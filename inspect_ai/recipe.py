@@ -9,14 +9,18 @@ from pydantic import Field, model_validator
 
 from inspect_ai import models
 from inspect_ai.data.specs import DataSpec
+from inspect_ai.errors import BadSettings
 from inspect_ai.preprocess import View
-from inspect_ai.scoring import reconstruction, structure
-from inspect_ai.settings import Settings
+from inspect_ai.scoring import denoising, density, likelihood, reconstruction
+from inspect_ai.settings import Settings, toml
 from inspect_ai.training.budget import Budget
-from inspect_ai.training.detector import Buildable
 
-Score = Annotated[reconstruction.Config | structure.Config, Field(discriminator="rule")]
+Score = Annotated[
+    reconstruction.Config | density.Config | likelihood.Config | denoising.Config,
+    Field(discriminator="rule"),
+]
 Grid = tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=4)]]
+FUSION = "fusion"
 
 
 class Recipe(Settings):
@@ -28,9 +32,20 @@ class Recipe(Settings):
     held_out: float = Field(default=0.15, gt=0, lt=1)  # share of train kept for fitting the rule
     false_alarm_rate: float = Field(gt=0, lt=1)  # share of good images that may be flagged
     confidence: float | None = Field(default=None, gt=0, lt=1)  # None: the rate holds on average
+    members: tuple["Recipe", ...] = ()  # of a fusion: run files beside this one
     model: dict[str, Any]
-    score: Score
+    score: Score | None = None  # a fusion has none: its members have
     budget: Budget
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_its_members(cls, fields: Any) -> Any:
+        """A fusion sees what its first member sees, and trains nothing by itself."""
+        if not isinstance(fields, dict) or not fields.get("members"):
+            return fields
+        first = fields["members"][0]
+        seen = first if isinstance(first, dict) else first.model_dump()
+        return {"grid": seen.get("grid"), "budget": {"steps": 1}} | fields
 
     @model_validator(mode="after")
     def _has_a_model(self) -> Self:
@@ -39,20 +54,55 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _has_a_rule_or_members(self) -> Self:
+        if (self.model.get("name") == FUSION) != bool(self.members):
+            raise ValueError(
+                "'members' and [model] name = 'fusion' need each other; add or drop both"
+            )
+        if (self.score is None) != bool(self.members):
+            raise ValueError("needs [score] with a rule, or 'members', which have their own")
+        if any(member.data_spec != self.data_spec for member in self.members):
+            raise ValueError("every member needs the data_spec of the fusion; use run files of one")
+        return self
+
+    @model_validator(mode="after")
     def _can_turn(self) -> Self:
         if self.turn and self.grid[0] != self.grid[1]:
             raise ValueError("turn = true needs a square grid; make it one, or set turn = false")
         return self
 
-    def model_config_(self) -> Buildable:
+    @property
+    def rule(self) -> str:
+        """The rule's name, as cards and tables give it."""
+        return (
+            self.score.rule
+            if self.score
+            else "p-values of " + ", ".join(f"{m.model['name']} + {m.rule}" for m in self.members)
+        )
+
+    @property
+    def steps(self) -> int:
+        """Training steps, those of all members."""
+        return sum(m.steps for m in self.members) if self.members else self.budget.steps
+
+    def model_config_(self) -> Any:
         """The checked config of the model.
 
         Raises:
             UnknownModel, BadSettings: the [model] table is wrong.
         """
         fields = {key: value for key, value in self.model.items() if key != "name"}
-        config: Any = models.config(self.model["name"], fields)
-        return config  # type: ignore[no-any-return]
+        return models.config(self.model["name"], fields)
+
+    def seeded(self, seed: int, seconds: float | None = None) -> Self:
+        """The same run from another seed, and in at most so many seconds of training."""
+        if self.members:
+            share = seconds and seconds / len(self.members)
+            members = tuple(member.seeded(seed, share) for member in self.members)
+            return self.model_copy(update={"members": members})
+        limit = min(filter(None, (self.budget.seconds, seconds)), default=None)
+        budget = self.budget.model_copy(update={"seed": seed, "seconds": limit})
+        return self.model_copy(update={"budget": budget})
 
     def view(self, spec: DataSpec) -> View:
         """How pixels of `spec` become what the model sees."""
@@ -73,12 +123,17 @@ class Recipe(Settings):
 
 
 def read(path: Path) -> Recipe:
-    """A run file and its model table, checked before any work.
+    """A run file and its model table, and those of its members, checked before any work.
 
     Raises:
         MissingData: no such file.
         BadSettings, UnknownModel: a key or a value is wrong.
     """
-    recipe = Recipe.from_toml(path)
+    fields = toml(path)
+    members = fields.get("members", [])
+    if members and not all(isinstance(name, str) for name in members):
+        raise BadSettings(f"{path}: 'members' must be names of run files beside it, got {members}.")
+    inner = tuple(read(path.with_name(name)) for name in members)
+    recipe = Recipe.checked(fields | ({"members": inner} if inner else {}), str(path))
     recipe.model_config_()
     return recipe

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+UInt8 = NDArray[np.uint8]
 Bool = NDArray[np.bool_]
-Pixels = NDArray[np.uint8] | NDArray[np.uint16] | Float32
+Pixels = UInt8 | NDArray[np.uint16] | Float32
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Self, get_args
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -26,15 +26,7 @@ class Settings(BaseModel):
             MissingData: no such file, or it may not be read.
             BadSettings: not TOML, an unknown or missing key, or a value out of range.
         """
-        try:
-            fields = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        except FileNotFoundError:
-            raise MissingData(f"No file {path}. Pass the path of an existing TOML file.") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise BadSettings(f"{path} is not a TOML file: {error}. Correct that line.") from None
-        except OSError as error:
-            raise MissingData(f"{path}: {error.strerror}. Pass the path of a TOML file.") from None
-        return cls.checked(fields, str(path))
+        return cls.checked(toml(path), str(path))
 
     @classmethod
     def checked(cls, fields: object, where: str) -> Self:
@@ -48,6 +40,23 @@ class Settings(BaseModel):
         except ValidationError as error:
             lines = "\n".join(f"  {_advice(cls, fault)}" for fault in error.errors())
             raise BadSettings(f"{where} has {error.error_count()} mistake(s):\n{lines}") from None
+
+
+def toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file, unchecked.
+
+    Raises:
+        MissingData: no such file, or it may not be read.
+        BadSettings: not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise MissingData(f"No file {path}. Pass the path of an existing TOML file.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSettings(f"{path} is not a TOML file: {error}. Correct that line.") from None
+    except OSError as error:
+        raise MissingData(f"{path}: {error.strerror}. Pass the path of a TOML file.") from None
 
 
 def _advice(cls: type[BaseModel], fault: ErrorDetails) -> str:

@@ -1,35 +1,40 @@
 """train: a run file and the good images of split `train` -> a detector's weights.
 
 Weights are fitted on most groups of the split; the rule's own statistics on the rest, which no
-weight has seen, since residuals of images a model was fitted on are too small.
+weight has seen, since residuals of images a model was fitted on are too small. The members of a
+fusion are trained one after the other, each in a folder of its own; the curves that join them
+are fitted on good images of split `calibrate`, of groups that the threshold does not see.
 """
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
 from inspect_ai import progress, steps
-from inspect_ai.data import images
+from inspect_ai.assembly import fused, new_detector, single
 from inspect_ai.data import manifest as manifests
 from inspect_ai.data.manifest import Manifest
-from inspect_ai.data.specs import DataSpec, ImageRule
-from inspect_ai.errors import BadSettings, MissingData, NoSuchDevice
+from inspect_ai.data.specs import DataSpec
+from inspect_ai.errors import MissingData, NoSuchDevice
+from inspect_ai.models.fusion import Config as Fused
 from inspect_ai.preprocess import Preprocess
 from inspect_ai.recipe import Recipe
 from inspect_ai.review import curves
-from inspect_ai.scores import Float32
+from inspect_ai.scores import Float32, UInt8
 from inspect_ai.tracking import Log
 from inspect_ai.training import batches as feed
 from inspect_ai.training.checkpoint import Checkpoints
 from inspect_ai.training.descent import Run
-from inspect_ai.training.detector import Detector
+from inspect_ai.training.detector import Detector, Single
 
 WEIGHTS, DESCRIPTION, HISTORY = "weights.safetensors", "model.json", "history.parquet"
 CURVE, MANIFEST = "history.png", "manifest.parquet"
@@ -57,29 +62,51 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str =
     if step.finished:
         return out
     with steps.disk(out):
-        detector = new_detector(recipe, manifest.spec, manifest.root)
-        fit_rows, held_rows = hold_out(manifest.good("train"), recipe)
-        history = _History(out / "history.jsonl")
-        with progress.bar("train") as bar:
-
-            def report(number: int, losses: Mapping[str, float]) -> None:
-                history.add(number, losses)
-                if (number + 1) % 50 == 0:
-                    log.numbers(number + 1, history.recent(50))
-                bar(number + 1, recipe.budget.steps)
-
-            run = Run(recipe.budget, report, Checkpoints(out / "state.safetensors"), device)
-            with _pool(detector.preprocess, out) as pool:
-                images = _prepared(pool, detector.preprocess, fit_rows, manifest)
-                budget = recipe.budget
-                drawn = feed.Batches(images, budget.batch_size, budget.seed, recipe.turn)
-                detector.fit(drawn, lambda: feed.raw(held_rows, manifest, BATCH), run)
-        _keep(detector, recipe, manifest, history, out)
-        Checkpoints(out / "state.safetensors").drop()
-        history.path.unlink(missing_ok=True)
-        counts = {"images": len(fit_rows), "held_out_images": len(held_rows)}
+        fit = _fuse if recipe.members else _fit
+        counts = fit(recipe, manifest, out, log, device)
         step.finish(**counts, notes=list(manifest.notes))
     return out
+
+
+def _fit(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str) -> dict[str, object]:
+    detector = single(recipe, manifest.spec, manifest.root)
+    fit_rows, held_rows = hold_out(manifest.good("train"), recipe)
+    history, began = _History(out / "history.jsonl"), time.monotonic()
+    with progress.bar("train") as bar:
+
+        def report(number: int, losses: Mapping[str, float]) -> None:
+            history.add(number, losses)
+            if (number + 1) % 50 == 0:
+                log.numbers(number + 1, history.recent(50))
+            bar(number + 1, recipe.budget.steps)
+
+        run = Run(recipe.budget, report, Checkpoints(out / "state.safetensors"), device)
+        with feed.Pool(out / "pool.part") as pool:
+            images = _prepared(pool, detector, fit_rows, manifest)
+            budget = recipe.budget
+            drawn = feed.Batches(images, budget.batch_size, budget.seed, recipe.turn)
+            detector.fit(drawn, lambda: feed.raw(held_rows, manifest, BATCH), run)
+    _keep(detector, recipe, manifest, out)
+    history.draw(out)
+    Checkpoints(out / "state.safetensors").drop()
+    seconds = round(time.monotonic() - began, 1)
+    return {"images": len(fit_rows), "held_out_images": len(held_rows), "train_seconds": seconds}
+
+
+def _fuse(
+    recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str
+) -> dict[str, object]:
+    seconds, members = 0.0, list[Detector]()
+    for number, member in enumerate(recipe.members, start=1):
+        folder = out / f"{number}_{member.model['name']}"
+        train(member, manifest, folder, log, device)
+        seconds += float(str(steps.read_record(folder, "train")["train_seconds"]))
+        members.append(load(folder).detector)
+    fusion = fused(recipe, members)
+    rows, _ = yardsticks(recipe, manifest)
+    fusion.fit(feed.raw(rows, manifest, BATCH))
+    _keep(fusion, recipe, manifest, out)
+    return {"members": len(members), "curve_images": len(rows), "train_seconds": round(seconds, 1)}
 
 
 def load(checkpoint: Path) -> Trained:
@@ -94,36 +121,42 @@ def load(checkpoint: Path) -> Trained:
     spec = DataSpec.checked(fields["data_spec"], str(checkpoint / DESCRIPTION))
     detector = new_detector(recipe, spec, None)
     tensors = load_file(checkpoint / WEIGHTS)
-    detector.preprocess.region = tensors["preprocess.region"]  # of its own size
+    for name, part in detector.named_modules():
+        if isinstance(part, Preprocess):
+            part.region = tensors[f"{name}.region"]  # of its own size
     detector.load_state_dict(tensors)
     return Trained(detector.eval(), recipe, spec)
 
 
-def new_detector(recipe: Recipe, spec: DataSpec, root: Path | None) -> Detector:
-    """An untrained detector; `root` is where a valid region is read, None leaves it whole."""
-    torch.manual_seed(recipe.budget.seed)
-    region = _region(spec, root) if root is not None else None
-    channels = spec.image.channels
-    if recipe.score.rule == "structure" and spec.image.kind != "wafer_map":
-        raise BadSettings("rule = 'structure' needs wafer maps; use ssim or gradient for pictures.")
-    model = recipe.model_config_().build(channels, recipe.grid)
-    rule = recipe.score.build(channels, recipe.grid)
-    return Detector(Preprocess(recipe.view(spec), region), model, rule)
-
-
 def hold_out(rows: pd.DataFrame, recipe: Recipe) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Cuts rows by group into those for the weights and those for the rule's statistics."""
-    seed = recipe.budget.seed
+    return _cut(rows, recipe.held_out, recipe.budget.seed, "train")
+
+
+def yardsticks(recipe: Recipe, manifest: Manifest) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Good rows of split `calibrate`: for a fusion's curves (none else), for the threshold."""
+    rows = manifest.good("calibrate")
+    if not recipe.members:
+        return rows[:0], rows
+    config: Fused = recipe.model_config_()
+    rest, first = _cut(rows, config.curve_share, recipe.budget.seed, "calibrate")
+    return first, rest
+
+
+def _cut(
+    rows: pd.DataFrame, share: float, seed: int, split: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of most groups, and those of the groups that make up the share."""
     names = sorted(
         rows["group"].unique(), key=lambda g: hashlib.sha256(f"{seed}/{g}".encode()).digest()
     )
     sizes = rows.groupby("group").size().reindex(names).cumsum()
-    few = max(1, int((sizes <= recipe.held_out * len(rows)).sum()))  # a group at least
+    few = max(1, int((sizes <= share * len(rows)).sum()))  # a group at least
     held = rows["group"].isin(names[:few])
     if not held.any() or held.all():
         raise MissingData(
-            f"{len(rows)} good training images in {len(names)} group(s) cannot be cut in two by "
-            "group. Add images, or a larger 'train' share in the data spec."
+            f"{len(rows)} good images of split '{split}' in {len(names)} group(s) cannot be cut in "
+            f"two by group. Add images, or a larger '{split}' share in the data spec."
         )
     return rows[~held], rows[held]
 
@@ -144,40 +177,39 @@ class _History:
         with self.path.open("a", encoding="utf-8") as file:
             file.write("\n" + json.dumps(self.rows[step]))
 
+    def draw(self, out: Path) -> None:
+        """As a table and a picture, in place of the lines; a model may have nothing to tell."""
+        if self.rows:
+            table = pd.DataFrame(list(self.rows.values()))
+            table.to_parquet(out / HISTORY, index=False)
+            curves.losses(table, out / CURVE)
+        self.path.unlink(missing_ok=True)
+
     def recent(self, steps: int) -> dict[str, float]:
         """Mean losses of the last steps, as a log names them."""
         mean = pd.DataFrame(list(self.rows.values())[-steps:]).drop(columns="step").mean()
         return {f"loss_{k}": float(v) for k, v in mean.items()}
 
 
-def _pool(preprocess: Preprocess, out: Path) -> feed.Pool:
-    view = preprocess.view
-    return feed.Pool(out / "pool.part", (view.channels + 1, *view.grid))
-
-
 def _prepared(
-    pool: feed.Pool, preprocess: Preprocess, rows: pd.DataFrame, manifest: Manifest
-) -> Float32:
+    pool: feed.Pool, detector: Single, rows: pd.DataFrame, manifest: Manifest
+) -> Float32 | UInt8:
+    """What the model sees of each row: its grid, or a map's own dies on one square canvas."""
+    dies = detector.model.native and not detector.preprocess.is_detailed
+    side = max(max(b.shape[2:]) for b in feed.raw(rows, manifest, BATCH)) if dies else 0
+    view = detector.preprocess.detail if dies else detector.preprocess
     with progress.bar("read") as bar:
 
         def report(done: int) -> None:
             bar(done, len(rows))
 
-        return pool.fill(feed.raw(rows, manifest, BATCH), preprocess, report)
+        kind = np.uint8 if dies else np.float32
+        return pool.fill(feed.raw(rows, manifest, BATCH, side), view, report, kind)
 
 
-def _keep(
-    detector: Detector,
-    recipe: Recipe,
-    manifest: Manifest,
-    history: _History,
-    out: Path,
-) -> None:
+def _keep(detector: Detector, recipe: Recipe, manifest: Manifest, out: Path) -> None:
     tensors = {k: v.contiguous() for k, v in detector.state_dict().items()}
     save_file(tensors, out / WEIGHTS)
-    table = pd.DataFrame(list(history.rows.values()))
-    table.to_parquet(out / HISTORY, index=False)
-    curves.losses(table, out / CURVE)
     manifests.write(manifest, out / MANIFEST)
     description = {
         "recipe": recipe.model_dump(mode="json"),
@@ -186,14 +218,6 @@ def _keep(
         "weights": sum(p.numel() for p in detector.parameters()),
     }
     steps.write_json(out / DESCRIPTION, description)
-
-
-def _region(spec: DataSpec, root: Path) -> torch.Tensor | None:
-    """The valid region as its own picture: 1 where pixels count, 0 where not."""
-    if spec.image.valid_region is None:
-        return None
-    mask = images.read(root / spec.image.valid_region, ImageRule()) > 0
-    return torch.from_numpy(mask[0]).float()
 
 
 def torch_device(wanted: str) -> str:

@@ -67,12 +67,15 @@ depth = 2
 latent = 4
 
 [score]
-rule = "{rule}"
+{rule}
 
 [budget]
 steps = 20
 batch_size = 16
 """
+
+
+STRUCTURE = 'rule = "density"\nstatistics = ["moran", "walks_4", "walks_12"]'
 
 
 @dataclass(frozen=True)
@@ -111,14 +114,14 @@ def _line(folder, settings, spec, rule):
 def dies(tmp_path_factory):
     """240 pictures of 32 pixels, 8 bits, in files of their own; about a tenth with a defect."""
     settings = DieSettings(lots=12, wafers_per_lot=2, dies_per_wafer=10, side=32, seed=3)
-    return _line(tmp_path_factory.mktemp("dies"), settings, DIES, "l2")
+    return _line(tmp_path_factory.mktemp("dies"), settings, DIES, 'rule = "l2"')
 
 
 @pytest.fixture(scope="session")
 def maps(tmp_path_factory):
     """150 wafer maps of several shapes in one stack; about a tenth with a pattern."""
     settings = MapSettings(lots=15, wafers_per_lot=10, seed=3)
-    return _line(tmp_path_factory.mktemp("maps"), settings, MAPS, "structure")
+    return _line(tmp_path_factory.mktemp("maps"), settings, MAPS, STRUCTURE)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,6 +23,7 @@ from inspect_ai.recipe import Recipe
 from inspect_ai.tracking import Nothing
 
 MODEL = {"name": "autoencoder", "width": 4, "depth": 2, "latent": 4}
+STRUCTURE = {"rule": "density", "statistics": ["moran", "walks_4", "walks_12"]}
 STACK = {"kind": "stack", "file": "maps.npz", "shapes": "shapes", "columns": ["lot", "wafer"]}
 
 
@@ -34,7 +35,8 @@ def one_thread():
 def recipe(rule="l2", steps=30, **fields):
     given = {"data_spec": "spec.toml", "grid": [16, 16], "false_alarm_rate": 0.1}
     budget = {"steps": steps, "batch_size": 16, "save_every": 7}
-    given |= {"model": MODEL, "score": {"rule": rule}, "budget": budget}
+    score = STRUCTURE if rule == "density" else {"rule": rule}
+    given |= {"model": MODEL, "score": score, "budget": budget}
     return Recipe.checked(given | fields, "a test")
 
 
@@ -72,7 +74,7 @@ def same(a, b):
 def built(wafers, tmp_path_factory):
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("built") / "run"
-    build.build(recipe("structure"), wafers, out, Nothing())
+    build.build(recipe("density"), wafers, out, Nothing())
     return out
 
 
@@ -111,12 +113,12 @@ def test_training_leaves_a_record_and_nothing_half_done(built):
 
 def test_the_same_call_again_changes_nothing(built, wafers):
     before = contents(built)
-    assert build.build(recipe("structure"), wafers, built, Nothing()) == built / "bundle"
+    assert build.build(recipe("density"), wafers, built, Nothing()) == built / "bundle"
     assert contents(built) == before
 
 
 @pytest.mark.parametrize(
-    "other", [recipe("structure", steps=31), recipe("structure", false_alarm_rate=0.2)]
+    "other", [recipe("density", steps=31), recipe("density", false_alarm_rate=0.2)]
 )
 def test_another_recipe_in_the_same_folder_is_refused(built, wafers, other):
     before = contents(built)
@@ -128,20 +130,20 @@ def test_another_recipe_in_the_same_folder_is_refused(built, wafers, other):
 def test_other_images_in_the_same_folder_are_refused(built, wafers):
     fewer = manifests.Manifest(wafers.table.iloc[:-1], wafers.spec, wafers.root)
     with pytest.raises(OutputInUse, match="with other inputs"):
-        build.build(recipe("structure"), fewer, built, Nothing())
+        build.build(recipe("density"), fewer, built, Nothing())
 
 
 def test_a_promise_too_few_images_can_keep_is_refused_before_training(wafers, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(TooFewGoodImages, match="needs at least 999 good"):
-        build.build(recipe("structure", false_alarm_rate=0.001), wafers, out, Nothing())
+        build.build(recipe("density", false_alarm_rate=0.001), wafers, out, Nothing())
     assert not out.exists()
 
 
 def test_settings_that_do_not_fit_are_refused_before_training(wafers, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(BadSettings, match="cannot be halved"):
-        build.build(recipe("structure", model=MODEL | {"depth": 5}), wafers, out, Nothing())
+        build.build(recipe("density", model=MODEL | {"depth": 5}), wafers, out, Nothing())
     assert not out.exists()
 
 
@@ -201,7 +203,7 @@ def kill_at_step_100(asked, manifest, folder):
 
 @pytest.mark.slow
 def test_a_build_killed_in_training_ends_with_the_weights_of_one_that_was_not(wafers, tmp_path):
-    asked = recipe("structure", steps=120)
+    asked = recipe("density", steps=120)
     manifests.write(wafers, tmp_path / "whole.parquet")
     wafers = manifests.read(tmp_path / "whole.parquet", wafers.spec, wafers.root)
     kill_at_step_100(asked, wafers, tmp_path)
@@ -293,5 +295,7 @@ def test_holding_out_depends_on_the_seed_alone():
 
 
 def test_one_group_cannot_be_cut_and_the_message_says_so():
-    with pytest.raises(MissingData, match=r"25 good training images in 1 group\(s\) cannot be cut"):
+    with pytest.raises(
+        MissingData, match=r"25 good images of split 'train' in 1 group\(s\) cannot be cut"
+    ):
         train.hold_out(rows(25), recipe())

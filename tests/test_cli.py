@@ -239,7 +239,7 @@ def test_a_wrong_spec_is_named_by_key(say, dies, tmp_path, pair, message):
         (('"autoencoder"', '"vea"'), "No model 'vea'. Known models: autoencoder"),
         (("grid = [16, 16]", "grid = [18, 18]"), "cannot be halved 2 times"),
         (("false_alarm_rate = 0.05", "false_alarm_rate = 0.001"), "needs at least 999 good"),
-        (('rule = "l2"', 'rule = "structure"'), "needs wafer maps"),
+        (('rule = "l2"', 'rule = "density"\nstatistics = ["moran"]'), "needs wafer maps"),
     ],
 )
 def test_a_wrong_run_file_is_refused_before_any_work(say, dies, tmp_path, pair, message):

@@ -195,7 +195,7 @@ def test_a_map_without_a_die_is_covered_nowhere_and_finite():
 def test_the_detail_of_a_map_is_its_dies_one_by_one():
     dies = torch.tensor([[0, 1, 2]], dtype=torch.uint8)[None, None]
     preprocess = wafer((4, 4))
-    assert preprocess.detail(dies, preprocess(dies))[0].tolist() == [[[0, 0, 1]], [[0, 1, 1]]]
+    assert preprocess.detail(dies)[0].tolist() == [[[0, 0, 1]], [[0, 1, 1]]]
 
 
 @given(st.integers(0, 99), GRIDS)
@@ -214,6 +214,15 @@ def test_each_cell_of_an_expectation_lands_on_its_own_dies():
     spread = wafer((3, 2)).spread(cells, dies)[0, 0, 1:7, 2:6]
     wanted = np.repeat(np.repeat(cells[0, 0].numpy(), 2, 0), 2, 1)
     np.testing.assert_allclose(spread.numpy(), wanted, rtol=1e-5)
+
+
+def test_a_total_is_shared_out_over_the_dies_and_kept():
+    dies = torch.zeros(1, 1, 8, 9, dtype=torch.uint8)
+    dies[0, 0, 1:8, 2:7] = 1  # 7 x 5 dies on 3 x 2 cells
+    cells = torch.arange(1.0, 7.0).reshape(1, 1, 3, 2)
+    spread = wafer((3, 2)).spread(cells, dies, total=True)
+    assert spread.sum().item() == pytest.approx(21)
+    assert (spread[dies == 0] == 0).all()
 
 
 def test_the_expectation_of_a_picture_stays_on_the_grid():

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from inspect_ai import models, recipe
+from inspect_ai.assembly import new_detector
 from inspect_ai.data.specs import DataSpec
 from inspect_ai.errors import BadSettings, MissingData, UnknownModel
-from inspect_ai.train import new_detector
 
 ROOT = Path(__file__).parents[1]
 RUNS = sorted((ROOT / "pipelines" / "runs").glob("*.toml"))
@@ -92,21 +92,16 @@ def test_a_value_out_of_range_is_refused(read, where, line, wanted):
         read(**{where: line})
 
 
-def test_the_structure_rule_has_nothing_to_set(read):
-    with pytest.raises(BadSettings, match=r"'score.blur': unknown key. Known keys beside it: rule"):
-        read(rule="structure", score="blur = 1.0")
-
-
 def test_an_unknown_rule_is_refused_with_those_there_are(read):
-    with pytest.raises(
-        BadSettings, match="'l1', 'l2', 'variance', 'ssim', 'gradient', 'structure'"
-    ):
+    with pytest.raises(BadSettings, match="'l1', 'l2', 'variance', 'ssim', 'gradient', 'density'"):
         read(rule="l3")
 
 
 def test_a_score_without_a_rule_is_told_the_rules(read):
     text = RUN.replace('rule = "{rule}"\n', "")
-    with pytest.raises(BadSettings, match=r"'score.rule': missing. Add it: one of .*structure"):
+    with pytest.raises(
+        BadSettings, match=r"'score.rule': missing. Add it: one of density.*variance"
+    ):
         read(text)
 
 
@@ -137,15 +132,83 @@ def spec(**image):
     return DataSpec.checked(given | {"image": image}, "a test")
 
 
-def test_the_structure_rule_refuses_pictures_and_says_what_to_use(read):
-    structure = read(rule="structure")
-    with pytest.raises(BadSettings, match="needs wafer maps; use ssim or gradient for pictures"):
-        new_detector(structure, spec(), None)
-    new_detector(structure, spec(kind="wafer_map"), None)
-    new_detector(read(rule="ssim"), spec(), None)
+MORAN = 'statistics = ["moran"]'
 
 
-def test_equal_recipes_share_a_hash_and_others_do_not(read):
-    assert read().hash() == read().hash()
-    assert read().hash() != read(budget="seed = 1").hash()
-    assert read().hash() != read(model="latent = 3").hash()
+def test_a_rule_of_dies_refuses_pictures_and_says_what_to_use(read):
+    moran = read(rule="density", score=MORAN)
+    with pytest.raises(BadSettings, match=r"'density' needs wafer maps.*l2, ssim and gradient"):
+        new_detector(moran, spec(), None)
+    new_detector(moran, spec(kind="wafer_map"), None)
+
+
+def test_a_model_of_dies_refuses_pictures(read):
+    found = read(RUN.replace('"autoencoder"', '"wafer_statistics"'))
+    with pytest.raises(BadSettings, match="model 'wafer_statistics' needs wafer maps"):
+        new_detector(found, spec(), None)
+
+
+def test_a_rule_refuses_a_model_that_does_not_give_what_it_needs(read):
+    with pytest.raises(BadSettings, match="needs surprise, which model 'autoencoder' does not"):
+        new_detector(read(rule="likelihood"), spec(), None)
+    with pytest.raises(BadSettings, match="'odds' needs odds, which model 'autoencoder' does not"):
+        new_detector(read(rule="odds"), spec(), None)
+
+
+FUSION = """\
+data_spec = "spec.toml"
+false_alarm_rate = 0.05
+members = ["one.toml", "two.toml"]
+[model]
+name = "fusion"
+"""
+
+
+@pytest.fixture
+def members(tmp_path):
+    """Two run files, beside which the fusion is written."""
+    for name, rule in (("one", "l1"), ("two", "ssim")):
+        text = RUN.format(top="", model="", rule=rule, score="", budget="")
+        (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
+
+
+def test_a_fusion_holds_its_members_as_values(read, members):
+    found = read(FUSION)
+    assert [member.rule for member in found.members] == ["l1", "ssim"]
+    assert (found.grid, found.score, found.steps) == ((16, 16), None, 10)
+    assert found.rule == "p-values of autoencoder + l1, autoencoder + ssim"
+    assert recipe.Recipe.checked(found.model_dump(mode="json"), "again") == found
+    new_detector(found, spec(), None)
+
+
+def test_another_seed_and_a_limit_reach_every_member(read, members):
+    found, alone = read(FUSION).seeded(7, seconds=60), read().seeded(3, seconds=60)
+    assert [(m.budget.seed, m.budget.seconds) for m in found.members] == [(7, 30), (7, 30)]
+    assert (alone.budget.seed, alone.budget.seconds) == (3, 60)
+    assert alone.seeded(3, seconds=90).budget.seconds == 60  # the run file's own limit stays
+    assert found.hash() != read(FUSION).hash()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wanted"),
+    [
+        ('"two.toml"', '"none.toml"', r"none\.toml"),
+        ('"two.toml"', "3", "names of run files beside it"),
+        ('"fusion"', '"autoencoder"', "'members' and .* need each other"),
+        (
+            'members = ["one.toml", "two.toml"]\n',
+            "grid = [16, 16]\nbudget.steps = 1\n",
+            "each other",
+        ),
+        ("spec.toml", "other.toml", "every member needs the data_spec"),
+        ("[model]", '[score]\nrule = "l1"\n[model]', "'members', which have their own"),
+    ],
+)
+def test_a_fusion_that_does_not_fit_together_is_refused(read, members, old, new, wanted):
+    with pytest.raises((BadSettings, MissingData), match=wanted):
+        read(FUSION.replace(old, new))
+
+
+def test_a_run_file_without_a_score_is_told_so(read):
+    with pytest.raises(BadSettings, match=r"needs \[score\] with a rule"):
+        read(RUN.replace('[score]\nrule = "{rule}"\n{score}\n', ""))

@@ -41,7 +41,7 @@ def build(
     manifest = made_manifest(recipe.data_spec, root)
     steps.check(recipe, manifest)
     typer.echo(
-        f"{run}: {recipe.model['name']} + {recipe.score.rule}, {recipe.budget.steps:,} steps; good "
+        f"{run}: {recipe.model['name']} + {recipe.rule}, {recipe.steps:,} steps; good "
         f"images: {len(manifest.good('train')):,} train, {len(manifest.good('calibrate')):,} calibrate"
     )
     if dry_run:
@@ -67,11 +67,12 @@ def train(
     with workshop():
         from inspect_ai import recipe as recipes
         from inspect_ai import train as step
+        from inspect_ai.assembly import new_detector
         from inspect_ai.tracking import Nothing
 
     recipe = recipes.read(run)
     manifest = made_manifest(recipe.data_spec, root)
-    step.new_detector(recipe, manifest.spec, manifest.root)
+    new_detector(recipe, manifest.spec, manifest.root)
     if dry_run:
         typer.echo(f"dry run: nothing was written to {out}")
         return

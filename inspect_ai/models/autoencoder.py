@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from inspect_ai.errors import BadSettings
+from inspect_ai.scoring.rule import Seen
 from inspect_ai.settings import Settings
 from inspect_ai.training.blocks import Up, down
 from inspect_ai.training.descent import Drawn, Run, descend
@@ -97,13 +98,13 @@ class Autoencoder(Model):
         return self
 
     @override
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Seen:
         if self.config.variant != "masked":
-            return torch.sigmoid(self.redraw(images))
+            return Seen(torch.sigmoid(self.redraw(images)))
         redrawn = torch.zeros_like(images[:, :-1])
         for hidden in self.hidden:
             redrawn = redrawn + hidden * torch.sigmoid(self.redraw(hide(images, hidden)))
-        return redrawn
+        return Seen(redrawn)
 
     def loss(self, images: Tensor) -> Tensor:
         """Mean over covered cells, for (N, C + 1, h, w) images."""

@@ -30,3 +30,19 @@ def smooth(image: Tensor, weights: Tensor) -> Tensor:
 def local_mean(image: Tensor, coverage: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean of the covered cells around each cell; 0 where nothing is covered."""
     return smooth(image * coverage, weights) / smooth(coverage, weights).clamp(min=1e-6)
+
+
+def lines(length: int) -> Tensor:
+    """Straight lines of `length` cells through the middle, in eight directions, each of norm 1.
+
+    (8, 1, length, length) weights for a convolution; `length` is odd.
+    """
+    middle, kernels = length // 2, []
+    for turn in range(8):
+        kernel = torch.zeros(length, length)
+        for step in torch.linspace(-middle, middle, 4 * length).tolist():
+            y = round(middle + step * math.sin(math.pi * turn / 8))
+            x = round(middle + step * math.cos(math.pi * turn / 8))
+            kernel[y, x] = 1
+        kernels.append(kernel / kernel.norm())
+    return torch.stack(kernels)[:, None]

@@ -27,7 +27,7 @@ from typing_extensions import override
 
 from inspect_ai.scoring.filters import gaussian, local_mean
 from inspect_ai.scoring.pooling import Pooling
-from inspect_ai.scoring.rule import Rule
+from inspect_ai.scoring.rule import Rule, Seen
 from inspect_ai.settings import Settings
 
 
@@ -59,13 +59,13 @@ class Reconstruction(Rule):
         self.register_buffer("blur", gaussian(config.blur or 1.0))
 
     @override
-    def fit(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def fit(self, pairs: Iterable[tuple[Tensor, Seen]]) -> None:
         if self.config.rule != "variance":
             return
         total, weight = torch.zeros_like(self.variance), torch.zeros_like(self.variance[:, :1])
-        for image, expected in pairs:
+        for image, seen in pairs:
             x, w = image[:, :-1], image[:, -1:]
-            total += (w * (x - expected).square()).sum(0, keepdim=True)
+            total += (w * (x - seen.expected).square()).sum(0, keepdim=True)
             weight += w.sum(0, keepdim=True)
         mean = total / weight.clamp(min=1e-6)
         # a cell that never varies would turn rounding into an alarm: no less than a tenth
@@ -73,9 +73,9 @@ class Reconstruction(Rule):
         self.variance.copy_(mean.clamp(min=float(floor)))
 
     @override
-    def forward(self, image: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
         x, w = image[:, :-1], image[:, -1:]
-        difference = self._difference(x, expected, w).mean(1, keepdim=True)
+        difference = self._difference(x, seen.expected, w).mean(1, keepdim=True)
         if self.config.blur > 0:
             difference = local_mean(difference, w, self.blur)
         anomaly_map = (difference * w)[:, 0]

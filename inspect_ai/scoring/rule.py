@@ -1,20 +1,34 @@
-"""What a scoring rule is: expectation and image in, anomaly map and one number out."""
+"""What a scoring rule is: an image and what a model makes of it in, a map and one number out."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from torch import Tensor, nn
+
+
+class Seen(NamedTuple):
+    """What a model makes of N images; None where it does not say.
+
+    Shapes: C channels, H, W cells of the view at which images are scored.
+    """
+
+    expected: Tensor  # (N, C, H, W) in [0, 1], what it expects to see
+    surprise: Tensor | None = None  # (N, H, W) nats; sums to the negative log-likelihood
+    odds: Tensor | None = None  # (N,) log-odds that the image is not as good ones are
 
 
 class Rule(nn.Module):
     """A scoring rule; exported with the model.
 
-    Shapes: an image is (N, C + 1, H, W), its last channel the coverage; an expectation is
-    (N, C, H, W). Both lie in [0, 1].
+    An image is (N, C + 1, H, W) in [0, 1], its last channel the coverage.
     """
 
-    def fit(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Learns what is usual from (image, expected) of good images no weight was fitted on."""
+    needs: tuple[str, ...] = ()  # fields of Seen beyond the expectation
+    maps_only: bool = False  # whether it reads dies, which pictures do not have
 
-    def forward(self, image: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
+    def fit(self, pairs: Iterable[tuple[Tensor, Seen]]) -> None:
+        """Learns what is usual from good images that no weight was fitted on."""
+
+    def forward(self, image: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
         """pred_score (N,) and anomaly_map (N, H, W); higher is odder."""
         raise NotImplementedError

@@ -20,8 +20,7 @@ from inspect_ai.data.images import stacked
 from inspect_ai.data.manifest import Manifest
 from inspect_ai.data.specs import ImageRule
 from inspect_ai.errors import MissingData
-from inspect_ai.preprocess import Preprocess
-from inspect_ai.scores import Float32, Pixels
+from inspect_ai.scores import Float32, Pixels, UInt8
 
 CANVAS_STEP = 32  # dies; canvases of wafer maps are rounded up to this
 
@@ -29,7 +28,7 @@ CANVAS_STEP = 32  # dies; canvases of wafer maps are rounded up to this
 class Batches:
     """Draws batches from an array of images, shuffled anew in each round."""
 
-    def __init__(self, pool: Float32, size: int, seed: int, turn: bool = False) -> None:
+    def __init__(self, pool: Float32 | UInt8, size: int, seed: int, turn: bool = False) -> None:
         """With `turn`, each image comes in one of its eight orientations.
 
         Args:
@@ -47,8 +46,12 @@ class Batches:
         rows = np.arange(step * self.size, (step + 1) * self.size)
         rounds, places = np.divmod(rows, len(self.pool))
         chosen = [self._order(int(r))[p] for r, p in zip(rounds, places, strict=True)]
-        batch = torch.from_numpy(np.stack([self.pool[i] for i in chosen]))
+        batch = torch.from_numpy(np.stack([self.pool[i] for i in chosen])).float()
         return _turned(batch, np.random.default_rng([self.seed, 1, step])) if self.turn else batch
+
+    def first(self, steps: int) -> Float32:
+        """The images of the first steps in one array, for a model that is fitted in one go."""
+        return np.concatenate([self.at(step).numpy() for step in range(steps)])
 
     def _order(self, turn: int) -> NDArray[np.int64]:
         if turn != self.known[0]:
@@ -68,8 +71,10 @@ def _turned(batch: Tensor, rng: np.random.Generator) -> Tensor:
     return turned
 
 
-def raw(table: pd.DataFrame, manifest: Manifest, size: int) -> Iterator[Pixels]:
+def raw(table: pd.DataFrame, manifest: Manifest, size: int, square: int = 0) -> Iterator[Pixels]:
     """Pixel batches (N, C, H, W) of a manifest's rows, in order, each of one size of image.
+
+    With `square`, wafer maps are padded to a square canvas of so many dies.
 
     Raises:
         BadImages: an image breaks the rule; training data must be clean.
@@ -79,17 +84,17 @@ def raw(table: pd.DataFrame, manifest: Manifest, size: int) -> Iterator[Pixels]:
     for path in table["image_path"]:
         image = read(path)
         if waiting and (len(waiting) == size or not _together(image, waiting[0], rule)):
-            yield joined(waiting, rule)
+            yield joined(waiting, rule, square)
             waiting = []
         waiting.append(image)
     if waiting:
-        yield joined(waiting, rule)
+        yield joined(waiting, rule, square)
 
 
-def joined(waiting: list[Pixels], rule: ImageRule) -> Pixels:
+def joined(waiting: list[Pixels], rule: ImageRule, square: int = 0) -> Pixels:
     """Images (C, H, W) as one batch; wafer maps are padded to a canvas."""
     if rule.kind == "wafer_map":
-        return images.padded(waiting, canvas(waiting))
+        return images.padded(waiting, (square, square) if square else canvas(waiting))
     return stacked(waiting)
 
 
@@ -109,9 +114,8 @@ class Pool:
     The file lives as long as the `with` block.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
-        """Keeps images of one shape at `path`."""
-        self.path, self.shape = path, shape
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def __enter__(self) -> Self:
         return self
@@ -121,18 +125,26 @@ class Pool:
             self.path.unlink(missing_ok=True)
 
     def fill(
-        self, batches: Iterator[Pixels], preprocess: Preprocess, report: Callable[[int], None]
-    ) -> Float32:
-        """Runs every batch through `preprocess`; gives all (M, ...) of them, read-only.
+        self,
+        batches: Iterator[Pixels],
+        view: Callable[[Tensor], Tensor],
+        report: Callable[[int], None],
+        kind: type[np.float32] | type[np.uint8] = np.float32,
+    ) -> Float32 | UInt8:
+        """Runs every batch through `view`, which gives one shape; all (M, ...) of it, read-only.
 
         Raises:
             OSError: the disk is full; writing to a mapped file would end the process instead.
         """
-        done = 0
+        done, shape = 0, tuple[int, ...]()
         with self.path.open("wb") as file:
             for pixels in batches:
                 with torch.no_grad():
-                    file.write(preprocess(torch.from_numpy(pixels)).numpy().tobytes())
-                done += len(pixels)
+                    seen = view(torch.from_numpy(pixels)).numpy().astype(kind, copy=False)
+                file.write(seen.tobytes())
+                done, shape = done + len(pixels), seen.shape[1:]
                 report(done)
-        return np.memmap(self.path, np.float32, "r", shape=(done, *self.shape))
+        if not done:
+            return np.empty(0, np.float32)
+        mapped: Float32 | UInt8 = np.memmap(self.path, kind, "r", shape=(done, *shape))
+        return mapped

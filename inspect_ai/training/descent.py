@@ -6,6 +6,7 @@ averaging", SIAM J. Control Optim. 30(4), 1992): scores move less from run to ru
 """
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from inspect_ai.errors import Diverged
+from inspect_ai.scores import Float32
 from inspect_ai.training.budget import Budget
 from inspect_ai.training.checkpoint import Checkpoints
 
@@ -25,6 +27,9 @@ class Drawn(Protocol):
 
     def at(self, step: int) -> Tensor:
         """(N, C + 1, h, w)."""
+
+    def first(self, steps: int) -> Float32:
+        """The images of the first steps in one array, (M, C + 1, h, w)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class Run:
 
 
 def descend(players: Mapping[str, nn.Module], loss: Loss, batches: Drawn, run: Run) -> None:
-    """Trains for `run.budget.steps` steps, or for those that a saved state leaves.
+    """Trains for `run.budget.steps` steps, or for those that a saved state or the time leaves.
 
     Args:
         players: name to module; only that module's weights move on its turn.
@@ -54,8 +59,12 @@ def descend(players: Mapping[str, nn.Module], loss: Loss, batches: Drawn, run: R
         Diverged: a loss is not finite; names the step and the player.
     """
     state = _State(players, run.budget)
-    first = state.restore(run.checkpoints)
+    first, began = state.restore(run.checkpoints), time.monotonic()
     for step in range(first, run.budget.steps):
+        spent = (time.monotonic() - began) / (run.budget.seconds or math.inf)
+        if spent >= 1 and step > first:
+            break
+        state.place = max(step, spent * run.budget.steps)  # in the course of the learning rate
         torch.manual_seed(run.budget.seed * 1_000_003 + step)  # noise depends on the step alone
         images = batches.at(step).to(run.device)
         losses = {name: _turn(name, state, loss, images, step) for name in players}
@@ -66,7 +75,7 @@ def descend(players: Mapping[str, nn.Module], loss: Loss, batches: Drawn, run: R
     state.keep_means()
 
 
-def rate(step: int, budget: Budget) -> float:
+def rate(step: float, budget: Budget) -> float:
     """Learning rate of a step: up over the first 5 %, then down half a cosine to 1 %."""
     warm = max(1, budget.steps // 20)
     if step < warm:
@@ -78,7 +87,7 @@ def rate(step: int, budget: Budget) -> float:
 def _turn(name: str, state: "_State", loss: Loss, images: Tensor, step: int) -> float:
     adam = state.adams[name]
     for group in adam.param_groups:
-        group["lr"] = rate(step, state.budget)
+        group["lr"] = rate(state.place, state.budget)
     value = loss(name, images)
     if not torch.isfinite(value):
         raise Diverged(_advice(name, "loss", value.item(), step, state.budget))
@@ -102,7 +111,7 @@ class _State:
     """Weights, their running means and Adam's moments: all that a resumed run needs."""
 
     def __init__(self, players: Mapping[str, nn.Module], budget: Budget) -> None:
-        self.players, self.budget = players, budget
+        self.players, self.budget, self.place = players, budget, 0.0
         self.adams = {n: torch.optim.Adam(p.parameters()) for n, p in players.items()}
         self.means = {n: _copies(p) for n, p in players.items()}
 

@@ -1,33 +1,39 @@
-"""Detector = preprocessing + model + scoring rule. Read this to add a model.
+"""Single = preprocessing + model + scoring rule. Read this to add a model.
 
-A model file gives a `Config` whose `build(channels, grid)` makes a `Model`: what it expects to
-see, given an image. A rule turns image and expectation into scores. The detector puts them in
-a row, from the file's own pixels to the score; `forward` is what is exported.
+A model file gives a `Config` whose `build(channels, grid)` makes a `Model`: what it makes of an
+image, above all what it expects to see. A rule turns image and expectation into scores. A single
+detector puts them in a row, from the file's own pixels to the score; `forward` is what is
+exported. Detectors can be members of another one (models/fusion.py).
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Protocol, Self
+from typing import ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from inspect_ai.errors import BadImages
-from inspect_ai.preprocess import Preprocess
+from inspect_ai.preprocess import Preprocess, View
 from inspect_ai.scores import Pixels, Scores
-from inspect_ai.scoring.rule import Rule
+from inspect_ai.scoring.rule import Rule, Seen
 from inspect_ai.training.descent import Drawn, Run
 
 
 class Model(nn.Module):
     """What a model file defines. Images are (N, C + 1, h, w), the last channel coverage."""
 
+    gives: ClassVar[tuple[str, ...]] = ()  # fields of Seen beyond the expectation
+    maps_only: ClassVar[bool] = False  # whether it reads dies, which pictures do not have
+    native: ClassVar[bool] = False  # sees a map's own dies, on a canvas, instead of the grid
+
     def fit(self, batches: Drawn, run: Run) -> Self:
         """Learns from good images."""
         raise NotImplementedError
 
-    def forward(self, images: Tensor) -> Tensor:
-        """What it expects to see, (N, C, h, w) in [0, 1]; the same image, the same answer."""
+    def forward(self, images: Tensor) -> Seen:
+        """What it makes of images; the same image, the same answer."""
         raise NotImplementedError
 
 
@@ -49,24 +55,14 @@ class Outputs(NamedTuple):
 class Detector(nn.Module):
     """Pixels of a file in, scores out."""
 
-    def __init__(self, preprocess: Preprocess, model: Model, rule: Rule) -> None:
-        super().__init__()
-        self.preprocess, self.model, self.rule = preprocess, model, rule
-
-    def fit(self, batches: Drawn, held_out: Callable[[], Iterable[Pixels]], run: Run) -> Self:
-        """Fits the model on `batches`, then the rule on good pixels the model has not seen."""
-        self.to(run.device).train()
-        self.model.fit(batches, run)
-        self.to("cpu").eval()
-        self.rule.fit(self._pairs(held_out()))
-        return self
+    @property
+    def view(self) -> View:
+        """How pixels become what a model sees."""
+        raise NotImplementedError
 
     def forward(self, pixels: Tensor) -> Outputs:
         """Scores of (N, C, H, W) pixels in the file's own type."""
-        images = self.preprocess(pixels)
-        expected = self.preprocess.spread(self.model(images), pixels)
-        score, anomaly_map = self.rule(self.preprocess.detail(pixels, images), expected)
-        return Outputs(score, anomaly_map, expected)
+        raise NotImplementedError
 
     @torch.no_grad()
     def score(self, pixels: Pixels) -> Scores:
@@ -81,7 +77,7 @@ class Detector(nn.Module):
         return Scores(*(np.asarray(t.numpy()) for t in out))
 
     def _check(self, pixels: Pixels) -> None:
-        view = self.preprocess.view
+        view = self.view
         if pixels.ndim != 4 or pixels.shape[1] != view.channels:
             raise BadImages(
                 f"Pixels of shape {pixels.shape}; needed (N, {view.channels}, H, W). "
@@ -96,10 +92,46 @@ class Detector(nn.Module):
                 "Correct 'depth', 'minimum' or 'maximum' in the data spec."
             )
 
+
+class Single(Detector):
+    """One model and one rule."""
+
+    def __init__(self, preprocess: Preprocess, model: Model, rule: Rule) -> None:
+        super().__init__()
+        self.preprocess, self.model, self.rule = preprocess, model, rule
+
+    @property
+    @override
+    def view(self) -> View:
+        return self.preprocess.view
+
+    def fit(self, batches: Drawn, held_out: Callable[[], Iterable[Pixels]], run: Run) -> Self:
+        """Fits the model on `batches`, then the rule on good pixels the model has not seen."""
+        self.to(run.device).train()
+        self.model.fit(batches, run)
+        self.to("cpu").eval()
+        self.rule.fit(self._pairs(held_out()))
+        return self
+
+    @override
+    def forward(self, pixels: Tensor) -> Outputs:
+        image, seen = self._look(pixels)
+        score, anomaly_map = self.rule(image, seen)
+        return Outputs(score, anomaly_map, seen.expected)
+
     @torch.no_grad()
-    def _pairs(self, batches: Iterable[Pixels]) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in batches:
-            pixels = torch.from_numpy(batch)
-            images = self.preprocess(pixels)
-            expected = self.preprocess.spread(self.model(images), pixels)
-            yield self.preprocess.detail(pixels, images), expected
+    def _pairs(self, batches: Iterable[Pixels]) -> Iterator[tuple[Tensor, Seen]]:
+        for pixels in batches:
+            yield self._look(torch.from_numpy(pixels))
+
+    def _look(self, pixels: Tensor) -> tuple[Tensor, Seen]:
+        """The image at the view where it is scored, and what the model makes of it there."""
+        view = self.preprocess
+        image = view.detail(pixels)
+        if self.model.native:
+            return image, self.model(image)
+        seen = self.model(image if view.is_detailed else view(pixels))
+        surprise = seen.surprise
+        if surprise is not None:
+            surprise = view.spread(surprise[:, None], pixels, total=True)[:, 0]
+        return image, Seen(view.spread(seen.expected, pixels), surprise, seen.odds)

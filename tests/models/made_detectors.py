@@ -7,14 +7,16 @@ from inspect_ai import models
 from inspect_ai.data.simulate_dies import DieSettings
 from inspect_ai.data.simulate_dies import dies as simulated_dies
 from inspect_ai.data.simulate_maps import MapSettings, wafer_maps
+from inspect_ai.models.fusion import Fusion
 from inspect_ai.preprocess import Preprocess, View
-from inspect_ai.scoring import reconstruction, structure
+from inspect_ai.scoring import density, likelihood, reconstruction
 from inspect_ai.training.batches import Batches
 from inspect_ai.training.budget import Budget
 from inspect_ai.training.descent import Run
-from inspect_ai.training.detector import Detector
+from inspect_ai.training.detector import Single
 
 GRID = (32, 32)
+STATISTICS = ("moran", "walks_4", "walks_12")
 BRIEF = Budget(steps=60, batch_size=32, learning_rate=2e-3, average=0.9)
 
 
@@ -35,25 +37,43 @@ def bin_maps():
     return made.maps[:, None], made.labels
 
 
-def picture_detector(name, fields=None, rule="l2", grid=GRID):
+def picture_detector(name, fields=None, rule=None, grid=GRID):
     view = View(kind="picture", channels=1, minimum=0, maximum=255, resize="stretch", grid=grid)
-    return _detector(name, fields, view, reconstruction.Config(rule=rule, blur=1.0))
+    if name == "fusion":
+        pair = [picture_detector("autoencoder", fields, rule, grid) for rule in ("l2", "ssim")]
+        return models.config(name, {}).build(pair).eval()
+    model = _model(name, fields, grid)
+    likely = "surprise" in model.gives and rule is None
+    config = likelihood.Config(rule="likelihood") if likely else None
+    return _single(model, view, config or reconstruction.Config(rule=rule or "l2", blur=1.0))
 
 
 def map_detector(name, fields=None, grid=GRID):
     view = View(kind="wafer_map", channels=1, minimum=0, maximum=2, resize="stretch", grid=grid)
-    return _detector(name, fields, view, structure.Config(rule="structure"))
+    if name == "fusion":
+        pair = [map_detector(other, fields, grid) for other in ("autoencoder", "wafer_statistics")]
+        return models.config(name, {}).build(pair).eval()
+    rule = density.Config(rule="density", statistics=STATISTICS)
+    return _single(_model(name, fields, grid), view, rule)
 
 
-def _detector(name, fields, view, rule):
+def _model(name, fields, grid):
     torch.manual_seed(0)
-    model = models.config(name, fields or {}).build(1, view.grid)
-    return Detector(Preprocess(view), model, rule.build(1, view.grid)).eval()
+    return models.config(name, fields or {}).build(1, grid)
+
+
+def _single(model, view, rule):
+    return Single(Preprocess(view), model, rule.build(1, view.grid)).eval()
 
 
 def fitted(detector, good, budget=BRIEF):
     """Weights on the first three quarters of good pixels, the rule on the rest."""
     cut = 3 * len(good) // 4
-    views = detector.preprocess(torch.from_numpy(good[:cut])).numpy()
-    drawn = Batches(views, budget.batch_size, budget.seed)
+    if isinstance(detector, Fusion):
+        for member in detector.members:
+            fitted(member, good[:cut], budget)
+        detector.fit([good[cut:]])
+        return detector.eval()
+    view = detector.preprocess.detail if detector.model.native else detector.preprocess
+    drawn = Batches(view(torch.from_numpy(good[:cut])).numpy(), budget.batch_size, budget.seed)
     return detector.fit(drawn, lambda: [good[cut:]], Run(budget, silent))

@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from inspect_ai.scoring.filters import gaussian
 from inspect_ai.scoring.reconstruction import Config, gradient_similarity, ssim
+from inspect_ai.scoring.rule import Seen
 
 RULES = ["l1", "l2", "variance", "ssim", "gradient"]
 GRID = (16, 20)
@@ -30,7 +31,7 @@ def covered(x, w=None):
 @pytest.mark.parametrize("name", RULES)
 def test_an_image_as_expected_scores_0(name):
     x = images(channels=3)
-    score, anomaly_map = rule(name, 3)(covered(x), x)
+    score, anomaly_map = rule(name, 3)(covered(x), Seen(x))
     assert score.item() == pytest.approx(0, abs=1e-5)
     assert anomaly_map.shape == (1, *GRID)
 
@@ -40,14 +41,14 @@ def test_the_map_is_the_difference_averaged_over_channels(name, wanted):
     x = torch.cat([torch.full((1, 1, 4, 4), 0.6), torch.full((1, 1, 4, 4), 0.2)], 1)
     expected = torch.cat([torch.full((1, 1, 4, 4), 0.3), torch.full((1, 1, 4, 4), 0.5)], 1)
     expected[:, 1] = 0.2 + {"l1": 0.3, "l2": 0.1}[name]
-    _, anomaly_map = rule(name, 2, (4, 4), blur=0)(covered(x), expected)
+    _, anomaly_map = rule(name, 2, (4, 4), blur=0)(covered(x), Seen(expected))
     assert anomaly_map.numpy() == pytest.approx(wanted)
 
 
 def test_blur_spreads_a_point_and_keeps_its_sum():
     x = torch.zeros(1, 1, *GRID)
     x[0, 0, 8, 10] = 1
-    _, anomaly_map = rule("l1", blur=1.0)(covered(x), torch.zeros_like(x))
+    _, anomaly_map = rule("l1", blur=1.0)(covered(x), Seen(torch.zeros_like(x)))
     weights = gaussian(1.0)
     wanted = torch.zeros(GRID)
     wanted[5:12, 7:14] = weights[:, None] * weights[None, :]
@@ -60,7 +61,7 @@ def test_the_variance_is_learnt_cell_by_cell_over_all_pairs():
     x[:, :, :8] += torch.tensor([0.1, -0.2, 0.3]).reshape(3, 1, 1, 1)
     x[:, :, 8:] += torch.tensor([0.3, 0.3, 0.3]).reshape(3, 1, 1, 1)
     found = rule("variance")
-    found.fit([(covered(x[:2]), expected[:2]), (covered(x[2:]), expected[2:])])
+    found.fit([(covered(x[:2]), Seen(expected[:2])), (covered(x[2:]), Seen(expected[2:]))])
     assert found.variance[0, 0, :8].numpy() == pytest.approx(0.14 / 3, rel=1e-5)
     assert found.variance[0, 0, 8:].numpy() == pytest.approx(0.09, rel=1e-5)
 
@@ -70,7 +71,7 @@ def test_a_cell_that_never_varied_counts_as_a_tenth_of_the_usual():
     x = expected.clone()
     x[:, :, :8] = 0.2
     found = rule("variance")
-    found.fit([(covered(x), expected)])
+    found.fit([(covered(x), Seen(expected))])
     assert found.variance[0, 0, 8:].numpy() == pytest.approx(0.1 * 0.02, rel=1e-5)
 
 
@@ -79,14 +80,14 @@ def test_images_weigh_in_the_variance_as_far_as_they_cover_a_cell():
     x = torch.stack([torch.full((1, *GRID), 0.2), torch.full((1, *GRID), 0.9)])
     coverage = torch.stack([torch.ones(1, *GRID), torch.zeros(1, *GRID)])
     found = rule("variance")
-    found.fit([(covered(x, coverage), expected)])
+    found.fit([(covered(x, coverage), Seen(expected))])
     assert found.variance.numpy() == pytest.approx(0.04, rel=1e-5)
 
 
 def test_the_variance_divides_the_squared_difference():
     found = rule("variance", blur=0, pooling={"kind": "max"})
     found.variance.fill_(0.25)
-    score, _ = found(covered(torch.full((1, 1, *GRID), 0.5)), torch.zeros(1, 1, *GRID))
+    score, _ = found(covered(torch.full((1, 1, *GRID), 0.5)), Seen(torch.zeros(1, 1, *GRID)))
     assert score.item() == pytest.approx(1.0)
 
 
@@ -125,7 +126,7 @@ def test_gradient_similarity_is_that_of_the_paper():
 
 def test_opposite_pictures_are_odd_to_the_last_cell():
     x = images()
-    _, anomaly_map = rule("ssim", blur=0)(covered(x), 1 - x)
+    _, anomaly_map = rule("ssim", blur=0)(covered(x), Seen(1 - x))
     assert anomaly_map.min() > 0.5
 
 
@@ -137,8 +138,9 @@ def test_what_is_not_covered_changes_no_score_and_no_map(name, seed, level, blur
     w = (images(seed, 1, 2) > level).float() * images(seed + 1, 1, 2)
     hidden = w == 0
     found = rule(name, 2, blur=blur)
-    score, anomaly_map = found(covered(x, w), expected)
-    again = found(covered(torch.where(hidden, other_x, x), w), torch.where(hidden, other, expected))
+    score, anomaly_map = found(covered(x, w), Seen(expected))
+    junk = torch.where(hidden, other, expected)
+    again = found(covered(torch.where(hidden, other_x, x), w), Seen(junk))
     assert torch.equal(score, again[0])
     assert torch.equal(anomaly_map, again[1])
     assert (anomaly_map[hidden[:, 0]] == 0).all()
@@ -149,7 +151,7 @@ def test_a_difference_is_found_where_it_is(name):
     expected = torch.nn.functional.avg_pool2d(images(), 5, 1, 2)
     x = expected.clone()
     x[0, 0, 6:9, 12:15] = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 0, 1.0]])
-    _, anomaly_map = rule(name)(covered(x), expected)
+    _, anomaly_map = rule(name)(covered(x), Seen(expected))
     row, column = divmod(int(anomaly_map[0].argmax()), GRID[1])
     assert abs(row - 7) <= 2
     assert abs(column - 13) <= 2

@@ -107,7 +107,7 @@ def preprocess():
 def test_a_pool_holds_what_the_model_sees_and_leaves_no_file(tmp_path):
     batches = [np.full((n, 1, 4, 4), 51 * n, np.uint8) for n in (2, 1)]
     seen, path = [], tmp_path / "pool.part"
-    with Pool(path, (2, 2, 3)) as pool:
+    with Pool(path) as pool:
         images = pool.fill(iter(batches), preprocess(), seen.append)
         assert images.shape == (3, 2, 2, 3)
         assert images[:, 0, 0, 0].tolist() == pytest.approx([0.4, 0.4, 0.2])
@@ -119,7 +119,7 @@ def test_a_pool_holds_what_the_model_sees_and_leaves_no_file(tmp_path):
 def test_a_pool_begins_anew_over_one_that_a_kill_left(tmp_path):
     path = tmp_path / "pool.part"
     path.write_bytes(b"left over" * 100)
-    with Pool(path, (2, 2, 3)) as pool:
+    with Pool(path) as pool:
         assert (
             len(
                 pool.fill(iter([np.zeros((1, 1, 4, 4), np.uint8)]), preprocess(), lambda done: None)
@@ -134,5 +134,5 @@ def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(tmp_path):
     path = tmp_path / "pool.part"
     path.symlink_to("/dev/full")
     batches = iter([np.zeros((64, 1, 4, 4), np.uint8)] * 20)
-    with Pool(path, (2, 2, 3)) as pool, pytest.raises(OSError, match="No space left"):
+    with Pool(path) as pool, pytest.raises(OSError, match="No space left"):
         pool.fill(batches, preprocess(), lambda done: None)

@@ -5,7 +5,8 @@ import torch
 from inspect_ai.errors import BadImages
 from inspect_ai.preprocess import Preprocess, View
 from inspect_ai.scoring import reconstruction
-from inspect_ai.training.detector import Detector, Model
+from inspect_ai.scoring.rule import Seen
+from inspect_ai.training.detector import Model, Single
 
 
 class Grey(Model):
@@ -15,14 +16,14 @@ class Grey(Model):
         return self
 
     def forward(self, images):
-        return torch.full_like(images[:, :-1], 0.5)
+        return Seen(torch.full_like(images[:, :-1], 0.5))
 
 
 def detector(minimum=0.0, maximum=255.0):
     view = {"kind": "picture", "channels": 1, "resize": "stretch", "grid": (4, 4)}
     rule = reconstruction.Config(rule="l1", blur=0, pooling={"kind": "mean"})
     seen = Preprocess(View(**view, minimum=minimum, maximum=maximum))
-    return Detector(seen, Grey(), rule.build(1, (4, 4)))
+    return Single(seen, Grey(), rule.build(1, (4, 4)))
 
 
 def test_scores_are_what_the_rule_makes_of_image_and_expectation():
@@ -59,5 +60,5 @@ def test_fit_hands_the_rule_only_what_the_model_did_not_see():
     made.rule.__class__ = Watching
     made.fit(None, lambda: [held[:2], held[2:]], type("Run", (), {"device": "cpu"}))
     assert [len(image) for image, _ in asked] == [2, 1]
-    assert all((image == 1).all() and (expected == 0.5).all() for image, expected in asked)
+    assert all((image == 1).all() and (seen.expected == 0.5).all() for image, seen in asked)
     assert not made.training

@@ -1,0 +1,69 @@
+"""A recipe becomes an untrained detector: model, rule and image are checked to fit together."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from inspect_ai.data import images
+from inspect_ai.data.specs import DataSpec, ImageRule
+from inspect_ai.errors import BadSettings
+from inspect_ai.models.fusion import Config as Fused
+from inspect_ai.models.fusion import Fusion
+from inspect_ai.preprocess import Preprocess
+from inspect_ai.recipe import Recipe
+from inspect_ai.scoring.rule import Rule
+from inspect_ai.training.detector import Buildable, Detector, Model, Single
+
+
+def new_detector(recipe: Recipe, spec: DataSpec, root: Path | None) -> Detector:
+    """An untrained detector; `root` is where a valid region is read, None leaves it whole.
+
+    Raises:
+        BadSettings: model, rule and kind of image do not fit together.
+    """
+    if recipe.members:
+        return fused(recipe, [new_detector(m, spec, root) for m in recipe.members])
+    return single(recipe, spec, root)
+
+
+def fused(recipe: Recipe, members: Sequence[Detector]) -> Fusion:
+    """The fusion of its members."""
+    config: Fused = recipe.model_config_()
+    return config.build(members)
+
+
+def single(recipe: Recipe, spec: DataSpec, root: Path | None) -> Single:
+    """An untrained detector of one model and one rule."""
+    assert recipe.score is not None
+    torch.manual_seed(recipe.budget.seed)
+    region = _region(spec, root) if root is not None else None
+    channels = spec.image.channels
+    config: Buildable = recipe.model_config_()
+    model = config.build(channels, recipe.grid)
+    rule = recipe.score.build(channels, recipe.grid)
+    _require_fit(recipe, model, rule, spec)
+    return Single(Preprocess(recipe.view(spec), region), model, rule)
+
+
+def _require_fit(recipe: Recipe, model: Model, rule: Rule, spec: DataSpec) -> None:
+    name, said = recipe.model["name"], f"rule = '{recipe.rule}'"
+    for what, part in ((f"model '{name}'", model), (said, rule)):
+        if part.maps_only and spec.image.kind != "wafer_map":
+            raise BadSettings(
+                f"{what} needs wafer maps, and the images of '{spec.name}' are pictures. Use "
+                "another one; l2, ssim and gradient are rules for pictures."
+            )
+    if missing := [field for field in rule.needs if field not in model.gives]:
+        raise BadSettings(
+            f"{said} needs {' and '.join(missing)}, which model '{name}' does not give. Use a "
+            "rule on its expectation (l2, density, ...), or another model."
+        )
+
+
+def _region(spec: DataSpec, root: Path) -> torch.Tensor | None:
+    """The valid region as its own picture: 1 where pixels count, 0 where not."""
+    if spec.image.valid_region is None:
+        return None
+    mask = images.read(root / spec.image.valid_region, ImageRule()) > 0
+    return torch.from_numpy(mask[0]).float()
