@@ -82,9 +82,9 @@ def _fit(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str) -
 
         run = Run(recipe.budget, report, Checkpoints(out / "state.safetensors"), device)
         with feed.Pool(out / "pool.part") as pool:
-            images = _prepared(pool, detector, fit_rows, manifest)
-            budget = recipe.budget
-            drawn = feed.Batches(images, budget.batch_size, budget.seed, recipe.turn)
+            images, budget = _prepared(pool, detector, fit_rows, manifest), recipe.budget
+            sizes = feed.sides(images) if images.dtype == np.uint8 else None
+            drawn = feed.Batches(images, budget.batch_size, budget.seed, recipe.turn, sizes)
             detector.fit(drawn, lambda: feed.raw(held_rows, manifest, BATCH), run)
     _keep(detector, recipe, manifest, out)
     history.draw(out)

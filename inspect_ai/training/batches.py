@@ -23,22 +23,36 @@ from inspect_ai.errors import MissingData
 from inspect_ai.scores import Float32, Pixels, UInt8
 
 CANVAS_STEP = 32  # dies; canvases of wafer maps are rounded up to this
+NATIVE_STEP = 8  # dies; the same for models that see dies themselves, in training
+TOGETHER = 16  # batches that are sorted by size together
 
 
 class Batches:
-    """Draws batches from an array of images, shuffled anew in each round."""
+    """Draws batches from an array of images, shuffled anew in each round.
 
-    def __init__(self, pool: Float32 | UInt8, size: int, seed: int, turn: bool = False) -> None:
+    With `sizes`, images of about one size come together, cut to the canvas they need: a wafer of
+    30 dies in a batch with one of 60 would cost four times as much.
+    """
+
+    def __init__(
+        self,
+        pool: Float32 | UInt8,
+        size: int,
+        seed: int,
+        turn: bool = False,
+        sizes: NDArray[np.int64] | None = None,
+    ) -> None:
         """With `turn`, each image comes in one of its eight orientations.
 
         Args:
             pool: (M, C + 1, h, w) preprocessed images, in memory or on disk.
+            sizes: (M,) cells a side that each image fills from the top left.
         """
         if not len(pool):
             raise MissingData("No good image in the train split. Check labels and split shares.")
         if turn and pool.shape[2] != pool.shape[3]:
             raise MissingData(f"turn = true needs a square grid, got {pool.shape[2:]}.")
-        self.pool, self.size, self.seed, self.turn = pool, size, seed, turn
+        self.pool, self.size, self.seed, self.turn, self.sizes = pool, size, seed, turn, sizes
         self.known: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))  # newest order
 
     def at(self, step: int) -> Tensor:
@@ -46,18 +60,38 @@ class Batches:
         rows = np.arange(step * self.size, (step + 1) * self.size)
         rounds, places = np.divmod(rows, len(self.pool))
         chosen = [self._order(int(r))[p] for r, p in zip(rounds, places, strict=True)]
-        batch = torch.from_numpy(np.stack([self.pool[i] for i in chosen])).float()
-        return _turned(batch, np.random.default_rng([self.seed, 1, step])) if self.turn else batch
+        side = self._side(chosen)
+        batch = np.stack([self.pool[i, :, :side, :side] for i in chosen])
+        found = torch.from_numpy(batch).float()
+        return _turned(found, np.random.default_rng([self.seed, 1, step])) if self.turn else found
 
     def first(self, steps: int) -> Float32:
         """The images of the first steps in one array, for a model that is fitted in one go."""
         return np.concatenate([self.at(step).numpy() for step in range(steps)])
 
+    def _side(self, chosen: list[np.int64]) -> int | None:
+        if self.sizes is None:
+            return None
+        return -(-int(self.sizes[chosen].max()) // NATIVE_STEP) * NATIVE_STEP
+
     def _order(self, turn: int) -> NDArray[np.int64]:
         if turn != self.known[0]:
-            order = np.random.default_rng([self.seed, 0, turn]).permutation(len(self.pool))
-            self.known = (turn, order)
+            rng = np.random.default_rng([self.seed, 0, turn])
+            order = rng.permutation(len(self.pool))
+            self.known = (turn, order if self.sizes is None else self._alike(order, rng))
         return self.known[1]
+
+    def _alike(self, order: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """The order, sorted by size within every `TOGETHER` batches, these in any order again."""
+        assert self.sizes is not None
+        together = TOGETHER * self.size
+        blocks = [order[i : i + together] for i in range(0, len(order), together)]
+        batches = [
+            block[np.argsort(self.sizes[block], kind="stable")][i : i + self.size]
+            for block in blocks
+            for i in range(0, len(block), self.size)
+        ]
+        return np.concatenate([batches[i] for i in rng.permutation(len(batches))])
 
 
 def _turned(batch: Tensor, rng: np.random.Generator) -> Tensor:
@@ -106,6 +140,15 @@ def canvas(maps: list[Pixels]) -> tuple[int, int]:
 
 def _together(image: Pixels, first: Pixels, rule: ImageRule) -> bool:
     return rule.kind == "wafer_map" or image.shape == first.shape
+
+
+def sides(pool: UInt8 | Float32) -> NDArray[np.int64]:
+    """(M,) cells a side that each of (M, C + 1, h, w) images fills from the top left."""
+    found = np.zeros(len(pool), np.int64)
+    for i, image in enumerate(pool):
+        covered = np.nonzero(image[-1])
+        found[i] = max((int(axis.max()) + 1 for axis in covered if len(axis)), default=1)
+    return found
 
 
 class Pool:

@@ -10,7 +10,7 @@ from inspect_ai.data import manifest as manifests
 from inspect_ai.data.specs import DataSpec, ImageRule
 from inspect_ai.errors import MissingData
 from inspect_ai.preprocess import Preprocess, View
-from inspect_ai.training.batches import Batches, Pool, canvas, joined, raw
+from inspect_ai.training.batches import Batches, Pool, canvas, joined, raw, sides
 
 POOL = np.arange(10, dtype=np.float32).reshape(10, 1, 1, 1) * np.ones((1, 2, 4, 4), np.float32)
 
@@ -136,3 +136,34 @@ def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(tmp_path):
     batches = iter([np.zeros((64, 1, 4, 4), np.uint8)] * 20)
     with Pool(path) as pool, pytest.raises(OSError, match="No space left"):
         pool.fill(batches, preprocess(), lambda done: None)
+
+
+def uneven(count=200, side=32):
+    """Images that fill 8 to `side` cells from the top left; each holds its number."""
+    sizes = np.random.default_rng(0).integers(8, side + 1, count)
+    pool = np.zeros((count, 2, side, side), np.uint8)
+    for number, (image, size) in enumerate(zip(pool, sizes, strict=True)):
+        image[0, :size, : size - 2], image[1, :size, : size - 2] = number, 1
+    return pool, sizes
+
+
+def test_the_sizes_of_a_pool_are_the_cells_that_are_covered():
+    pool, sizes = uneven()
+    assert (sides(pool) == sizes).all()
+    assert sides(np.zeros((1, 2, 4, 4), np.uint8)).tolist() == [1]
+
+
+def test_images_of_about_one_size_come_together_and_lose_nothing():
+    pool, sizes = uneven()
+    batches = Batches(pool, 4, seed=0, turn=True, sizes=sizes)
+    seen, canvases = [], []
+    for step in range(50):
+        batch = batches.at(step)
+        names = batch[:, 0].amax((1, 2)).int().tolist()
+        assert (batch[:, 1].sum((1, 2)).int().numpy() == sizes[names] * (sizes[names] - 2)).all()
+        seen += names
+        canvases.append(batch.shape[2])
+    assert sorted(seen) == list(range(200))
+    assert all(canvas % 8 == 0 for canvas in canvases)
+    assert np.mean(canvases) < 25  # of 32, which batches drawn without regard to size would need
+    assert seen[:100] != [int(b) for b in np.argsort(sizes, kind="stable")][:100]
