@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from inspect_ai.commands import desk, floor, workshop
+from inspect_ai.commands import benchmarks, desk, floor, workshop
 from inspect_ai.errors import InspectError
 
 INTERRUPTED = 130
@@ -40,6 +40,7 @@ for command in (
     workshop.export,
     floor.scan,
     floor.report,
+    benchmarks.benchmark,
     workshop.models,
     desk.demo,
     desk.doctor,

@@ -5,8 +5,8 @@ channel: how much of a cell is wafer, or valid region. It lies in [0, 1]; what i
 cover enters no loss and no score.
 
 * the model's view: a grid of fixed size, filled by area average;
-* the detail view, at which maps are scored: one cell per die, since a scratch is one die
-  wide and an average would drown it. Pictures are scored on the model's grid.
+* the detail view, one cell per die, for models and rules that need it: a scratch is one die
+  wide, and an average would drown it. Of a picture it is the model's view.
 
 A wafer map is cut to the dies it has, so zeros around it change nothing. Its one channel is
 the fail rate: failing dies over dies.
@@ -65,21 +65,16 @@ class Preprocess(nn.Module):
         mean = rows @ scaled @ columns.T
         return torch.cat([mean / coverage.clamp(min=1e-6), coverage], 1)
 
-    @property
-    def is_detailed(self) -> bool:
-        """Whether the model's view is the detail view."""
-        return self.view.kind != "wafer_map"
-
     def detail(self, pixels: Tensor) -> Tensor:
         """The detail view: (N, C + 1, H, W) of a map's dies; the model's view of a picture."""
-        return self(pixels) if self.is_detailed else _fails_and_dies(pixels)
+        return _fails_and_dies(pixels) if self.view.kind == "wafer_map" else self(pixels)
 
     def spread(self, cells: Tensor, pixels: Tensor, total: bool = False) -> Tensor:
         """(N, C, h, w) numbers on the grid to the detail view's cells.
 
         A die averages its cells; with `total`, it shares them out, and their sum is kept.
         """
-        if self.is_detailed:
+        if self.view.kind != "wafer_map":
             return cells
         rows, columns = self._die_matrices(pixels)
         side = 3 if total else 2

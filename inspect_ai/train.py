@@ -195,7 +195,7 @@ def _prepared(
     pool: feed.Pool, detector: Single, rows: pd.DataFrame, manifest: Manifest
 ) -> Float32 | UInt8:
     """What the model sees of each row: its grid, or a map's own dies on one square canvas."""
-    dies = detector.model.native and not detector.preprocess.is_detailed
+    dies = detector.model.native and detector.view.kind == "wafer_map"
     side = max(max(b.shape[2:]) for b in feed.raw(rows, manifest, BATCH)) if dies else 0
     view = detector.preprocess.detail if dies else detector.preprocess
     with progress.bar("read") as bar:

@@ -1,10 +1,11 @@
-"""The figures of README, measured in one run and printed as Markdown.
+"""The figures of README that are no detector's: promises, harder lots, speed, memory, start.
 
     python -m pipelines.benchmark            needs ../shared/data/wm811k, see its data spec
 
-Builds and scans WM-811K if `artefacts/wm811k` does not hold it yet. The detector and the two
-baselines see the same lots; rates come with 95 % intervals, by lot where wafers of a lot hang
-together. Times are ratios within this run: machines differ, and so do hours of one machine.
+Detectors are compared by `inspect-ai benchmark`, whose table of the full profile is printed first,
+from the rows in pipelines/results. The rest is measured here, on the run file of the winner: it
+is built and scanned if `artefacts/wm811k` does not hold it yet. Times are ratios within this run:
+machines differ, and so do hours of one machine.
 """
 
 import json
@@ -22,18 +23,24 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from inspect_ai import metrics
+from inspect_ai.benchmark import speed
+from inspect_ai.benchmark.measure import commit
 from inspect_ai.bundle import bundle as bundles
 from inspect_ai.bundle.runtime import Scorer
 from inspect_ai.calibration.conformal import calibrate
 from inspect_ai.data import images, layouts
+from inspect_ai.data import manifest as manifests
+from inspect_ai.data.manifest import Manifest
 from inspect_ai.data.specs import DataSpec
+from inspect_ai.scores import Pixels
 from pipelines import baselines
 
-RUN = Path("pipelines/runs/wm811k_autoencoder.toml")
+RUNS = (Path("pipelines/runs/wm811k.toml"), Path("pipelines/runs/wm811k_autoencoder.toml"))
 SPEC = Path("data_specs/wm811k.toml")
 OUT = Path("artefacts")
 COMMAND = [sys.executable, "-m", "inspect_ai.cli"]
 REPEATS = 5
+CANVAS = (64, 64)  # dies
 Floats = NDArray[np.float64]
 
 
@@ -42,52 +49,23 @@ def main() -> None:
     spec = DataSpec.from_toml(SPEC)
     if not spec.root.is_dir():
         sys.exit(f"{spec.root} is not there: the figures are of WM-811K, see {SPEC}")
-    bundle, scores = _built(OUT / "wm811k", OUT / "scan")
-    print(f"commit {_commit()}, {os.cpu_count()} cores\n")
-    _print_detection(spec, scores)
+    print(_call("benchmark", "--profile", "full", "--print"))
+    run = next(path for path in RUNS if path.is_file())
+    bundle, scores = _built(run, OUT / "wm811k", OUT / "scan")
+    print(f"{run} at commit {commit()}, {os.cpu_count()} cores\n")
     _print_mixed_lots(bundle, spec)
     _print_promises(bundle, scores)
     with tempfile.TemporaryDirectory(prefix="inspect-ai-") as folder:
-        _print_speed(bundle, spec, scores, Path(folder))
+        _print_speed(bundle, spec, Path(folder))
         _print_memory(bundle, spec, Path(folder))
     _print_start()
 
 
-def _built(run: Path, scan: Path) -> tuple[bundles.Bundle, pd.DataFrame]:
-    began = time.monotonic()
-    fresh = not (run / "bundle" / bundles.CARD).is_file()
-    _call("build", str(RUN), "--out", str(run))
-    if fresh:
-        print(f"build, training and export included: {time.monotonic() - began:.0f} s\n")
+def _built(file: Path, run: Path, scan: Path) -> tuple[bundles.Bundle, pd.DataFrame]:
+    _call("build", str(file), "--out", str(run))
     bundle = run / "bundle"
     _call("scan", str(bundle), "--spec", str(SPEC), "--split", "test", "--out", str(scan))
     return bundles.read(bundle), pd.read_parquet(scan / "scores")
-
-
-def _print_detection(spec: DataSpec, scores: pd.DataFrame) -> None:
-    """The detector beside the two baselines, on the same wafers."""
-    manifest = pd.read_parquet(OUT / "wm811k" / "checkpoint" / "manifest.parquet")
-    normal = manifest[(manifest["split"] == "train") & (manifest["gt_label"] == 0)]
-    read = layouts.reader(spec, spec.root)
-    cluster = np.array([baselines.largest_cluster(read(p)[0]) for p in scores["image_path"]])
-    ten = np.stack([baselines.ten_statistics(read(p)[0]) for p in scores["image_path"]])
-    usual = np.stack([baselines.ten_statistics(read(p)[0]) for p in normal["image_path"]])
-    rows = {
-        "log area of the largest cluster": cluster,
-        "Fisher sum of ten statistics": baselines.fisher_sum(ten, usual),
-        "**autoencoder + structure**": scores["pred_score"].to_numpy(float),
-    }
-    good, group = scores["gt_label"].to_numpy(int) == 0, scores["group"].to_numpy(str)
-    kinds = ("Center", "Edge-Loc", "Edge-Ring", "Loc", "Scratch")
-    print(f"WM-811K test lots: {good.sum():,} normal, {(~good).sum():,} defect wafers\n")
-    print("| score | AUROC | capture at 1 % | at 0.1 % | " + " | ".join(kinds) + " |")
-    print("|---|---|---|---|" + "---|" * len(kinds))
-    for name, score in rows.items():
-        cells = [_auroc(score, good, group)]
-        cells += [_capture(score, good, group, rate) for rate in (0.01, 0.001)]
-        of = {k: score[(scores["label"] == k).to_numpy()] for k in kinds}
-        cells += [f"{_share(score[good], of[k], 0.01):.2f}" for k in kinds]
-        print(f"| {name} | " + " | ".join(cells) + " |")
 
 
 def _print_mixed_lots(bundle: bundles.Bundle, spec: DataSpec) -> None:
@@ -100,42 +78,20 @@ def _print_mixed_lots(bundle: bundles.Bundle, spec: DataSpec) -> None:
     normal = table[(table["split"] == "calibrate") & (table["gt_label"] == 0)]
     defect = table[table["split"].isin(["train", "calibrate"]) & (table["gt_label"] == 1)]
     read, scorer = layouts.reader(spec, spec.root), Scorer(bundle, "cpu")
-    found: dict[str, list[Floats]] = {"largest cluster": [], "autoencoder + structure": []}
+    found: dict[str, list[Floats]] = {"largest cluster": [], "this detector": []}
     for rows in (normal, defect):
         maps = [read(path) for path in rows["image_path"]]
-        cluster = [baselines.largest_cluster(m[0]) for m in maps]
-        batch = images.padded(maps, (64, 64))
-        parts = [scorer.score(batch[i : i + 64]).pred_score for i in range(0, len(batch), 64)]
-        found["largest cluster"].append(np.array(cluster))
-        found["autoencoder + structure"].append(np.concatenate(parts).astype(float))
-    print(f"\n{len(defect):,} defect wafers of train and calibrate lots, {len(normal):,} normals:")
+        found["largest cluster"].append(np.array([baselines.largest_cluster(m[0]) for m in maps]))
+        found["this detector"].append(_scores(scorer, images.padded(maps, CANVAS)))
+    print(f"{len(defect):,} defect wafers of train and calibrate lots, {len(normal):,} normals:")
     for name, (good, bad) in found.items():
-        print(
-            f"{name}: AUROC {metrics.auroc(good, bad):.4f}, capture {_share(good, bad, 0.01):.3f}"
-        )
+        capture = metrics.capture_at(good, bad, 0.01)
+        print(f"{name}: AUROC {metrics.auroc(good, bad):.4f}, capture {capture:.3f}")
 
 
-def _auroc(score: Floats, good: NDArray[np.bool_], group: NDArray[np.str_]) -> str:
-    def of(rows: NDArray[np.int_]) -> float:
-        return metrics.auroc(score[rows][good[rows]], score[rows][~good[rows]])
-
-    low, high = metrics.bootstrap_interval(of, group, resamples=200)
-    return f"{of(np.arange(len(score))):.4f} ({low:.4f} to {high:.4f})"
-
-
-def _capture(score: Floats, good: NDArray[np.bool_], group: NDArray[np.str_], rate: float) -> str:
-    if good.sum() * rate < 10:
-        return f"{_share(score[good], score[~good], rate):.3f} (too few normals for an interval)"
-
-    def of(rows: NDArray[np.int_]) -> float:
-        return _share(score[rows][good[rows]], score[rows][~good[rows]], rate)
-
-    low, high = metrics.bootstrap_interval(of, group, resamples=200)
-    return f"{of(np.arange(len(score))):.3f} ({low:.3f} to {high:.3f})"
-
-
-def _share(good: Floats, bad: Floats, rate: float) -> float:
-    return float((bad > metrics.threshold_at(good, rate)).mean())
+def _scores(scorer: Scorer, maps: Pixels) -> Floats:
+    parts = [scorer.score(maps[i : i + 64]).pred_score for i in range(0, len(maps), 64)]
+    return np.concatenate(parts).astype(float)
 
 
 def _print_promises(bundle: bundles.Bundle, scores: pd.DataFrame) -> None:
@@ -153,65 +109,57 @@ def _print_promises(bundle: bundles.Bundle, scores: pd.DataFrame) -> None:
         print(f"| {rate:.1%} | {cells[0]} | {cells[1]} |")
 
 
-def _print_speed(
-    bundle: bundles.Bundle, spec: DataSpec, scores: pd.DataFrame, folder: Path
-) -> None:
+def _print_speed(bundle: bundles.Bundle, spec: DataSpec, folder: Path) -> None:
     """End to end against the bare session, on the same maps with 2 % defects, alternating."""
-    good = scores[scores["gt_label"] == 0]
-    few = scores[scores["gt_label"] == 1].sample(len(good) // 49, random_state=0)
-    batch = pd.concat([good, few]).sample(frac=1, random_state=0)
-    maps = _stack(spec, batch["image_path"].tolist(), folder / "speed")
+    table = pd.read_parquet(OUT / "wm811k" / "checkpoint" / "manifest.parquet")
+    test = Manifest(table[table["split"] == "test"], spec, spec.root)
+    paths = speed.batch(test).table["image_path"].tolist()
+    maps = speed.stack(spec, spec.root, paths, folder / "speed")
+    file = _spec_of(folder / "speed")
     scorer = Scorer(bundle, "cpu")
     ratios, whole = [], []
     for turn in range(REPEATS):
         bare = _bare(scorer, maps)
         out = folder / f"scan{turn}"
-        _call("scan", str(bundle.folder), "--spec", str(folder / "speed.toml"), "--out", str(out))
+        _call("scan", str(bundle.folder), "--spec", str(file), "--out", str(out))
         rate = json.loads((out / "run.json").read_text(encoding="utf-8"))["images_per_second"]
         whole.append(rate)
         ratios.append(rate / bare)
-    print(f"\nscan end to end: {statistics.median(whole):,.0f} maps/s on {len(batch):,} maps with")
+    print(f"\nscan end to end: {statistics.median(whole):,.0f} maps/s on {len(paths):,} maps with")
     print(
         f"2 % defects; ratio to the bare session, median of {REPEATS}: {statistics.median(ratios):.2f}"
     )
     print(f"({min(ratios):.2f} to {max(ratios):.2f})")
 
 
-def _stack(spec: DataSpec, paths: list[str], root: Path) -> NDArray[np.uint8]:
-    """Writes maps as a data set of their own, with a spec beside it; gives the padded maps."""
-    read = layouts.reader(spec, spec.root)
-    found = {path: read(path) for path in sorted(set(paths))}
-    native = [found[path] for path in paths]
-    maps = images.padded(native, (64, 64))
-    root.mkdir()
-    shapes = np.array([m.shape[1:] for m in native])
-    np.savez_compressed(root / "maps.npz", maps=maps[:, 0], shapes=shapes)
+def _spec_of(root: Path) -> Path:
+    """A spec beside a stack that `speed.stack` wrote."""
     text = (
         f'name = "speed"\nroot = "{root.as_posix()}"\nsource = "wm811k"\nlicence = "see wm811k"\n'
         '[layout]\nkind = "stack"\nfile = "maps.npz"\nshapes = "shapes"\nlabel = ""\n'
         '[image]\nkind = "wafer_map"\n'
     )
-    root.with_suffix(".toml").write_text(text, encoding="utf-8")
-    return np.asarray(maps, np.uint8)
+    file = root.with_suffix(".toml")
+    file.write_text(text, encoding="utf-8")
+    return file
 
 
-def _bare(scorer: Scorer, maps: NDArray[np.uint8]) -> float:
+def _bare(scorer: Scorer, maps: Pixels) -> float:
     """Maps a second through the session alone, maps in memory."""
     scorer.score(maps[:64])
     began = time.monotonic()
-    for start in range(0, len(maps), 64):
-        scorer.score(maps[start : start + 64])
+    _scores(scorer, maps)
     return len(maps) / (time.monotonic() - began)
 
 
 def _print_memory(bundle: bundles.Bundle, spec: DataSpec, folder: Path) -> None:
     """Peak memory of a scan's process at two sizes of batch."""
-    listed, _ = layouts.rows(spec, spec.root)
+    listed = manifests.listing(spec).table["image_path"]
     peaks = {}
     for count in (1_000, 20_000):
         name = f"memory{count}"
-        _stack(spec, listed["image_path"].head(count).tolist(), folder / name)
-        arguments = ["scan", str(bundle.folder), "--spec", str(folder / f"{name}.toml")]
+        speed.stack(spec, spec.root, listed.head(count).tolist(), folder / name)
+        arguments = ["scan", str(bundle.folder), "--spec", str(_spec_of(folder / name))]
         out = ["--out", str(folder / f"{name}_scan"), "--no-track"]
         peaks[count] = _peak([*COMMAND, *arguments, *out])
     sizes = ", ".join(f"{n:,} maps {mb:,.0f} MB" for n, mb in peaks.items())
@@ -244,20 +192,15 @@ def _print_start() -> None:
     print(f"\ninspect-ai --help: {statistics.median(times):.2f} s, median of {REPEATS}")
 
 
-def _call(*arguments: str) -> None:
+def _call(*arguments: str) -> str:
+    """What a command said."""
     track = ["--no-track"] if arguments[0] in ("build", "scan") else []
     done = subprocess.run(
         [*COMMAND, *arguments, *track], capture_output=True, text=True, check=False
     )
     if done.returncode:
         sys.exit(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}")
-
-
-def _commit() -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
+    return done.stdout
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ COMMANDS = [
     "export",
     "scan",
     "report",
+    "benchmark",
     "models",
     "demo",
     "doctor",

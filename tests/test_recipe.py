@@ -155,6 +155,13 @@ def test_a_rule_refuses_a_model_that_does_not_give_what_it_needs(read):
         new_detector(read(rule="odds"), spec(), None)
 
 
+def test_a_rule_of_a_grid_refuses_a_model_that_sees_dies(read):
+    for name in ("denoiser", "wafer_statistics"):
+        found = read(RUN.replace('"autoencoder"', f'"{name}"'), rule="ssim")
+        with pytest.raises(BadSettings, match=f"'ssim' is one of a grid, and model '{name}' sees"):
+            new_detector(found, spec(kind="wafer_map"), None)
+
+
 FUSION = """\
 data_spec = "spec.toml"
 false_alarm_rate = 0.05

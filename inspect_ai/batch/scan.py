@@ -28,6 +28,7 @@ from inspect_ai.errors import BadSettings, MissingData
 PLAN = "plan.parquet"
 NOTHING_YET = {"images": 0, "flagged": 0, "rejected": 0, "seconds": 0, "images_per_second": 0}
 AHEAD = 4  # batches read before they are scored
+ROUND = 4  # calls of wafer maps that are read together, to be sorted by size
 BATCH_BYTES = 64 * 2**20  # of pixels in a batch
 
 
@@ -143,14 +144,15 @@ def _read_ahead(
     read = layouts.reader(manifest.spec, manifest.root)
     paths = plan["image_path"].tolist()
     size = _batch_size(paths, read, options.batch)
-    batches = [rows[i : i + size] for rows in parts for i in range(0, len(rows), size)]
+    taken = size * ROUND if canvas else size  # maps of about one size are scored together
+    batches = [rows[i : i + taken] for rows in parts for i in range(0, len(rows), taken)]
     # a stack or pickle is one stream and has one reader; files are read side by side
     single = manifest.spec.layout.kind in ("stack", "lswmd")
     readers = 1 if single else options.readers or min(8, os.cpu_count() or 1)
     waiting: deque[Future[stages.Ready]] = deque()
 
     def job(rows: range) -> stages.Ready:
-        return stages.ready(stages.see(rows, [paths[r] for r in rows], read), canvas)
+        return stages.ready(stages.see(rows, [paths[r] for r in rows], read), canvas, size)
 
     with ThreadPoolExecutor(readers, thread_name_prefix="read") as pool:
         for rows in batches:

@@ -11,6 +11,7 @@ from inspect_ai.data import images
 from inspect_ai.errors import BadImages
 from inspect_ai.scores import Float32, Pixels, Scores
 
+CANVAS_STEP = 16  # dies
 ReadImage = Callable[[str], Pixels]
 ScoreImages = Callable[[Pixels], Scores]
 
@@ -63,19 +64,20 @@ def see(rows: Sequence[int], paths: Sequence[str], read: ReadImage) -> list[Seen
     return found
 
 
-def ready(seen: Sequence[Seen], canvas: tuple[int, int] | None) -> Ready:
-    """Puts readable images of one shape together into calls.
+def ready(seen: Sequence[Seen], canvas: tuple[int, int] | None, most: int) -> Ready:
+    """Puts readable images of one shape together into calls of at most `most`.
 
     Args:
-        canvas: wafer maps of any shape go into one batch of at least this (H, W); None for
-            pictures.
+        canvas: wafer maps go into batches by size, those of up to this (H, W) on a few canvases;
+            None for pictures.
     """
-    groups = _together([s for s in seen if s.pixels is not None], canvas)
     calls = []
-    for group in groups:
-        pixels = [s.pixels for s in group if s.pixels is not None]
-        batch = images.stacked(pixels) if canvas is None else images.padded(pixels, canvas)
-        calls.append((group, batch))
+    for shape, group in _together([s for s in seen if s.pixels is not None], canvas).items():
+        for start in range(0, len(group), most):
+            part = group[start : start + most]
+            pixels = [s.pixels for s in part if s.pixels is not None]
+            batch = _batch(pixels, shape, canvas is not None)
+            calls.append((part, batch))
     return Ready(calls, [s for s in seen if s.pixels is None])
 
 
@@ -119,18 +121,30 @@ def rejected(table: pd.DataFrame, seen: Sequence[Seen]) -> pd.DataFrame:
     return rows
 
 
-def _together(seen: Sequence[Seen], canvas: tuple[int, int] | None) -> list[list[Seen]]:
+def _together(
+    seen: Sequence[Seen], canvas: tuple[int, int] | None
+) -> dict[tuple[int, ...], list[Seen]]:
     groups: dict[tuple[int, ...], list[Seen]] = {}
     for one in seen:
         assert one.pixels is not None
         groups.setdefault(_batch_shape(one.pixels, canvas), []).append(one)
-    return list(groups.values())
+    return groups
+
+
+def _batch(pixels: list[Pixels], shape: tuple[int, ...], padded: bool) -> Pixels:
+    return images.padded(pixels, (shape[-2], shape[-1])) if padded else images.stacked(pixels)
 
 
 def _batch_shape(pixels: Pixels, canvas: tuple[int, int] | None) -> tuple[int, ...]:
-    """Maps that fit the canvas share a batch; a larger one goes with its equals alone, so that
-    no map's score depends on its neighbours in the batch."""
+    """A map's canvas, by its own size alone, so that no score depends on its neighbours.
+
+    Squares in steps, up to the calibrated canvas: a small map is not scored at the cost of a
+    large one. A map larger than that goes with its equals.
+    """
     if canvas is None:
         return pixels.shape
     tall, wide = pixels.shape[1:]
-    return () if tall <= canvas[0] and wide <= canvas[1] else pixels.shape
+    if tall > canvas[0] or wide > canvas[1]:
+        return pixels.shape
+    side = -(-max(tall, wide) // CANVAS_STEP) * CANVAS_STEP
+    return min(side, canvas[0]), min(side, canvas[1])

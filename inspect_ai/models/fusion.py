@@ -12,8 +12,7 @@ good images. The threshold is set anew on further good images, for the sum itsel
 The map is the mean of the members' maps, each over its usual peak on good images.
 
 Sources: Fisher, "Statistical methods for research workers", 4th ed., 1932, section 21.1 (the sum
-of -log p). Pickands, "Statistical inference using extreme order statistics", Ann. Statist. 3,
-1975 (the tail, with shape 0). Bates, Candes, Lei, Romano, Sesia, "Testing for outliers with
+of -log p). Bates, Candes, Lei, Romano, Sesia, "Testing for outliers with
 conformal p-values", Ann. Statist. 51, 2023, section 2 (why the sum needs its own calibration).
 
 Shapes: N images, K members, Q knots of a curve, M good images.
@@ -30,10 +29,10 @@ from typing_extensions import override
 from inspect_ai.errors import BadSettings, MissingData
 from inspect_ai.preprocess import View
 from inspect_ai.scores import Float64, Pixels
+from inspect_ai.scoring.rarity import KNOTS, curve, rarity
 from inspect_ai.settings import Settings
 from inspect_ai.training.detector import Detector, Outputs
 
-KNOTS = 32
 FEWEST = 20  # good images, for a curve with a tail
 
 
@@ -113,26 +112,3 @@ class Fusion(Detector):
         if not scores:
             return np.empty((0, 0)), np.empty((0, 0))
         return torch.cat(scores).double().numpy(), torch.cat(peaks).double().numpy()
-
-
-def rarity(scores: Tensor, knots: Tensor, slopes: Tensor) -> Tensor:
-    """L of (N, K) scores: a sum of ramps, each of which begins at a knot; 0 below the first."""
-    return ((scores[:, :, None] - knots).clamp(min=0) * slopes).sum(2)
-
-
-def curve(scores: Float64, tail: float) -> tuple[Float64, Float64]:
-    """Knots (Q,) of the curve of (M,) good scores, and the change of slope at each.
-
-    Knots are evenly spaced in L up to where the tail begins; the last has the tail's slope.
-    """
-    ordered = np.sort(scores)
-    width = max(float(np.ptp(ordered)), 1e-6)
-    places = np.quantile(ordered, 1 - np.exp(np.linspace(0, np.log(tail), KNOTS)))
-    far = np.flatnonzero(np.diff(places, prepend=-np.inf) > 1e-3 * width)  # ties are one knot
-    knots = places[far]
-    nats = -np.log(1 - np.searchsorted(ordered, knots) / len(ordered))
-    above = ordered[ordered > knots[-1]] - knots[-1]
-    mean = float(above.mean()) if len(above) else width
-    slopes = np.append(np.diff(nats) / np.diff(knots), 1 / max(mean, 1e-3 * width))
-    spare = KNOTS - len(knots)
-    return np.pad(knots, (0, spare), "edge"), np.pad(np.diff(slopes, prepend=0.0), (0, spare))

@@ -1,32 +1,19 @@
-"""Plots of the report, as SVG that takes its colours from the page (light, dark or print).
+"""Plots of the report; see canvas.py for their look."""
 
-Matplotlib draws with stand-in colours; each is then replaced by a variable of the page's
-style sheet. Texts stay texts, so they can be searched and take the page's font.
-"""
-
-import re
-import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from io import StringIO
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.axis import XAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
+from inspect_ai.review.canvas import BAD, FAINT, FLAG, GOOD, YARD, canvas, plain_log, styled, svg
 from inspect_ai.review.scanned import Scan
 from inspect_ai.review.summary import limits
 from inspect_ai.scores import Float64
 
-INK, FAINT, GOOD, BAD, FLAG, YARD = (
-    "#010101", "#020202", "#030303", "#040404", "#050505", "#060606",
-)  # fmt: skip
-VARIABLES = {INK: "ink", FAINT: "faint", GOOD: "calm", BAD: "bad", FLAG: "alarm", YARD: "yard"}
 FEW_LOTS = 120  # more of them, of many sizes, are drawn against their size
 NAMED_LOTS = 8
 COLUMNS = 240  # side by side
@@ -41,8 +28,8 @@ def histogram(scan: Scan) -> str | None:
     if not np.isfinite(score).any():
         return None
     edges, log = _edges(np.append(finite, _threshold(scan, finite)))
-    with _styled():
-        figure, axes = _canvas(8.4, 3.0)
+    with styled():
+        figure, axes = canvas(8.4, 3.0)
         _bars(axes, scan, score, edges)
         if len(yard):
             height = np.histogram(yard, edges)[0] * max(len(score), 1) / len(yard)
@@ -55,10 +42,10 @@ def histogram(scan: Scan) -> str | None:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_locator(LogLocator(10))
         if log:
-            _plain_log(axes.xaxis)
+            plain_log(axes.xaxis)
         axes.set(xlabel="score (higher is odder)", ylabel="images")
         figure.legend(loc="outside upper left", fontsize=8, ncols=5)
-        return _svg(figure, "histogram")
+        return svg(figure, "histogram")
 
 
 def lots(rows: pd.DataFrame, rate: float, word: str) -> str | None:
@@ -76,8 +63,8 @@ def lots(rows: pd.DataFrame, rate: float, word: str) -> str | None:
         return None
     small, large = np.quantile(rows["images"], [0.1, 0.9])
     ordered = len(rows) <= FEW_LOTS or large <= 2 * small
-    with _styled():
-        figure, axes = _canvas(8.4, 2.8)
+    with styled():
+        figure, axes = canvas(8.4, 2.8)
         shown = _in_order(axes, rows, word) if ordered else _by_size(axes, rows, word)
         _draw_limits(axes, shown.drop_duplicates("x"), rate, word)
         _dots(axes, shown)
@@ -87,7 +74,7 @@ def lots(rows: pd.DataFrame, rate: float, word: str) -> str | None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g} %"))
         axes.set_ylabel("flagged")
         figure.legend(loc="outside upper left", fontsize=8, ncols=3)
-        return _svg(figure, "lots")
+        return svg(figure, "lots")
 
 
 def wafers(scan: Scan, names: Sequence[str], keys: pd.Series) -> str:
@@ -98,7 +85,7 @@ def wafers(scan: Scan, names: Sequence[str], keys: pd.Series) -> str:
         names: the wafers to draw, at most six.
         keys: name of the wafer of each row of the scores.
     """
-    with _styled():
+    with styled():
         figure = Figure(figsize=(8.4, 1.65), layout="constrained", facecolor="none")
         panels = figure.subplots(1, 6, squeeze=False)[0]
         for axes, name in zip(panels, [*names, *[""] * 6], strict=False):
@@ -113,34 +100,7 @@ def wafers(scan: Scan, names: Sequence[str], keys: pd.Series) -> str:
             axes.set_aspect("equal")
             axes.invert_yaxis()
             axes.set_title(name, fontsize=8)
-        return _svg(figure, "wafers")
-
-
-def _styled() -> AbstractContextManager[None]:
-    """How every figure looks; a lot's name is never read as mathematics."""
-    return rc_context(
-        {
-            "svg.fonttype": "none",
-            "font.size": 9,
-            "text.color": INK,
-            "text.parse_math": False,
-            "axes.edgecolor": FAINT,
-            "axes.labelcolor": INK,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "xtick.color": FAINT,
-            "ytick.color": FAINT,
-            "xtick.labelcolor": INK,
-            "ytick.labelcolor": INK,
-            "legend.frameon": False,
-        }
-    )
-
-
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
-    axes = figure.add_subplot(facecolor="none")
-    return figure, axes
+        return svg(figure, "wafers")
 
 
 def _threshold(scan: Scan, finite: Float64) -> Float64:
@@ -215,15 +175,8 @@ def _by_size(axes: Axes, rows: pd.DataFrame, word: str) -> pd.DataFrame:
     shown = rows.drop_duplicates(["images", "flagged"]).sort_values("images")
     axes.set_xlabel(f"images in the {word} (a dot may stand for many)")
     if shown["images"].max() > 20 * shown["images"].min():
-        _plain_log(axes.xaxis)
+        plain_log(axes.xaxis)
     return shown.assign(x=shown["images"])
-
-
-def _plain_log(axis: XAxis) -> None:
-    """A logarithmic axis with plain numbers: names are never read as mathematics, nor are these."""
-    axis.axes.set_xscale("log")
-    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _draw_limits(axes: Axes, shown: pd.DataFrame, rate: float, word: str) -> None:
@@ -242,20 +195,3 @@ def _dots(axes: Axes, shown: pd.DataFrame) -> None:
     ):
         chosen = shown[shown["mark"].isin(marks)]
         axes.scatter(chosen["x"], chosen["rate"], s=size, c=colour, lw=0, zorder=3)
-
-
-def _svg(figure: Figure, name: str) -> str:
-    """The figure as an SVG element without ids that could come up twice on the page."""
-    buffer = StringIO()
-    with rc_context({"svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the browser has the font
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r' id="[A-Za-z.]+_\d+"', "", text)
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    for colour, variable in VARIABLES.items():
-        text = text.replace(colour, f"var(--{variable})")
-    return re.sub(
-        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1
-    )

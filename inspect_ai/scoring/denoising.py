@@ -32,6 +32,8 @@ class Config(Settings):
 class Denoising(Rule):
     """See the module's docstring."""
 
+    at_dies = True
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config

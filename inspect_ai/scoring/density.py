@@ -3,7 +3,8 @@
 A vector of statistics (statistics.py) is standardised on good images; the score is one of
 
     sum          sum of the standardised statistics: large is odd
-    fisher       sum of -log of the share of good images at least as large, statistic by statistic
+    fisher       sum of -log of the share of good images at least as large, statistic by statistic,
+                 between good images by straight lines (rarity.py), never more than -log 1 / (M + 1)
     gaussian     Mahalanobis distance: far from the middle is odd, on either side
     gmm          negative log-likelihood under a mixture of Gaussians
     neighbours   mean distance to the nearest good images
@@ -24,6 +25,7 @@ outliers from large data sets", SIGMOD 2000 (neighbours).
 Shapes: N images, H, W cells, K statistics, M good images kept.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Literal
 
@@ -37,6 +39,7 @@ from typing_extensions import override
 from inspect_ai.errors import MissingData
 from inspect_ai.scoring.filters import gaussian, local_mean, smooth
 from inspect_ai.scoring.mixture import Mixture
+from inspect_ai.scoring.rarity import KNOTS, curve, rarity
 from inspect_ai.scoring.rule import Rule, Seen
 from inspect_ai.scoring.statistics import ON_MAPS, STATISTICS, Evidence
 from inspect_ai.settings import Settings
@@ -53,7 +56,7 @@ class Config(Settings):
     density: Literal["sum", "fisher", "gaussian", "gmm", "neighbours"] = "sum"
     components: int = Field(default=2, ge=1)  # gmm
     nearest: int = Field(default=5, ge=1)  # neighbours
-    kept: int = Field(default=1000, ge=2)  # fisher, neighbours: most good images kept
+    kept: int = Field(default=1000, ge=2)  # neighbours: most good images kept
 
     @field_validator("statistics")
     @classmethod
@@ -77,7 +80,9 @@ class Density(Rule):
     mean: Tensor
     spread: Tensor
     kept: Tensor
-    count: Tensor
+    knots: Tensor
+    slopes: Tensor
+    most: Tensor
     precision: Tensor
     blur: Tensor
 
@@ -86,13 +91,16 @@ class Density(Rule):
         self.config, size = config, len(config.statistics)
         said = {"surprise", "odds"} & set(config.statistics)
         self.needs = tuple(sorted(said))
-        self.maps_only = any(name in ON_MAPS for name in config.statistics)
+        self.maps_only = self.at_dies = any(name in ON_MAPS for name in config.statistics)
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("spread", torch.ones(size))
         self.register_buffer("blur", gaussian(BLUR))
-        if config.density in ("fisher", "neighbours"):
+        if config.density == "neighbours":
             self.register_buffer("kept", torch.full((config.kept, size), FAR))
-            self.register_buffer("count", torch.zeros(()))
+        if config.density == "fisher":
+            self.register_buffer("knots", torch.zeros(size, KNOTS))
+            self.register_buffer("slopes", torch.zeros(size, KNOTS))
+            self.register_buffer("most", torch.zeros(()))
         if config.density == "gaussian":
             self.register_buffer("precision", torch.eye(size))
         if config.density == "gmm":
@@ -109,10 +117,14 @@ class Density(Rule):
         self.mean.copy_(found.mean(0))
         self.spread.copy_(found.std(0).clamp(min=1e-6))
         z = (found - self.mean) / self.spread
-        if self.config.density in ("fisher", "neighbours"):
+        if self.config.density == "neighbours":
             order = np.random.default_rng(0).permutation(len(z))[: self.config.kept]
             self.kept[: len(order)] = z[torch.from_numpy(order)]
-            self.count.fill_(len(order))
+        if self.config.density == "fisher":
+            self.most.fill_(math.log(len(z) + 1))
+            for k, own in enumerate(z.T):
+                knots, slopes = curve(own.double().numpy(), 1 / (len(z) + 1))
+                self.knots[k], self.slopes[k] = torch.from_numpy(knots), torch.from_numpy(slopes)
         if self.config.density == "gaussian":
             self.precision.copy_(torch.from_numpy(LedoitWolf().fit(z.numpy()).precision_))
         if self.config.density == "gmm":
@@ -130,9 +142,7 @@ class Density(Rule):
 
     def _rarity(self, z: Tensor) -> Tensor:
         if self.config.density == "fisher":
-            none = self.kept.shape[0] - self.count
-            at_least = (self.kept >= z[:, None] - 1e-5).float().sum(1) - none  # ties are as odd
-            return -((1 + at_least) / (1 + self.count)).log().sum(1)
+            return torch.minimum(rarity(z, self.knots, self.slopes), self.most).sum(1)
         if self.config.density == "gaussian":
             return ((z @ self.precision) * z).sum(1).clamp(min=0).sqrt()
         if self.config.density == "gmm":

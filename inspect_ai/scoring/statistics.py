@@ -21,7 +21,7 @@ The walks use no expectation: they are a smooth form of the largest cluster, to 
 single dies and a blob are both long. On any image, with image x and expectation x':
 
     l1, l2                      mean |x - x'|, mean square
-    top                         mean of the largest 1 % of squares, smoothed by one cell
+    largest                     largest square, smoothed by one cell
     ssim, gradient              mean of those maps (see reconstruction.py)
     surprise, odds              what a model says itself
 
@@ -48,7 +48,7 @@ from inspect_ai.scoring.rule import Seen
 
 NEWTON_STEPS = 4
 RINGS, SECTORS = 8, 12
-TOP = 0.01
+LINES = lines(9)
 
 
 class Evidence:
@@ -118,7 +118,7 @@ def _moran(of: Evidence) -> Tensor:
 
 
 def _lines(of: Evidence) -> Tensor:
-    along = F.conv2d(of.e, lines(9).to(of.e), padding=4).clamp(min=0)
+    along = F.conv2d(of.e, LINES.to(of.e), padding=4).clamp(min=0)
     return _log(of.mean(along.square().square()))
 
 
@@ -143,10 +143,9 @@ def _walks(steps: int) -> Statistic:
     return statistic
 
 
-def _top(of: Evidence) -> Tensor:
+def _largest(of: Evidence) -> Tensor:
     square = (of.x - of.seen.expected).square().mean(1, keepdim=True)
-    flat = (local_mean(square, of.w, gaussian(1.0).to(square)) * of.w).flatten(1)
-    return _log(torch.topk(flat, max(1, round(TOP * flat.shape[1])), dim=1).values.mean(1))
+    return _log((local_mean(square, of.w, gaussian(1.0).to(square)) * of.w).amax((1, 2, 3)))
 
 
 def _ssim(of: Evidence) -> Tensor:
@@ -186,7 +185,7 @@ ON_MAPS: dict[str, Statistic] = {
 ANYWHERE: dict[str, Statistic] = {
     "l1": lambda of: _log(of.mean((of.x - of.seen.expected).abs())),
     "l2": lambda of: _log(of.mean((of.x - of.seen.expected).square())),
-    "top": _top,
+    "largest": _largest,
     "ssim": _ssim,
     "gradient": _gradient,
     "surprise": _surprise,

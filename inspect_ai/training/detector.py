@@ -117,21 +117,34 @@ class Single(Detector):
     def forward(self, pixels: Tensor) -> Outputs:
         image, seen = self._look(pixels)
         score, anomaly_map = self.rule(image, seen)
-        return Outputs(score, anomaly_map, seen.expected)
+        if self._at_dies:
+            return Outputs(score, anomaly_map, seen.expected)
+        spread = self.preprocess.spread
+        return Outputs(
+            score, spread(anomaly_map[:, None], pixels)[:, 0], spread(seen.expected, pixels)
+        )
 
     @torch.no_grad()
     def _pairs(self, batches: Iterable[Pixels]) -> Iterator[tuple[Tensor, Seen]]:
         for pixels in batches:
             yield self._look(torch.from_numpy(pixels))
 
+    @property
+    def _at_dies(self) -> bool:
+        """Whether the rule sees a map's dies; a picture has none."""
+        return self.view.kind == "wafer_map" and (self.rule.at_dies or self.model.native)
+
     def _look(self, pixels: Tensor) -> tuple[Tensor, Seen]:
         """The image at the view where it is scored, and what the model makes of it there."""
         view = self.preprocess
-        image = view.detail(pixels)
-        if self.model.native:
+        if not self._at_dies:
+            image = view(pixels)
             return image, self.model(image)
-        seen = self.model(image if view.is_detailed else view(pixels))
+        dies = view.detail(pixels)
+        if self.model.native:
+            return dies, self.model(dies)
+        seen = self.model(view(pixels))
         surprise = seen.surprise
         if surprise is not None:
             surprise = view.spread(surprise[:, None], pixels, total=True)[:, 0]
-        return image, Seen(view.spread(seen.expected, pixels), surprise, seen.odds)
+        return dies, Seen(view.spread(seen.expected, pixels), surprise, seen.odds)

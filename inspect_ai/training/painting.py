@@ -212,13 +212,13 @@ def _clouds(w: Wafers) -> Tensor:
         for k in (3, 6, 10)
     ]
     weight = torch.rand(n, 3, 1, 1, device=device).square()
-    weight = 1.3 * weight / weight.norm(dim=1, keepdim=True)  # interpolation takes variance
+    weight = 1.3 * F.normalize(weight, dim=1)  # interpolation takes variance
     return (weight * torch.cat(layers, 1)).sum(1)
 
 
 def _uniform(w: Wafers, low: float, high: float) -> Tensor:
     """(N, 1, 1)."""
-    return low + (high - low) * torch.rand_like(w.die)
+    return torch.rand_like(w.die) * (high - low) + low
 
 
 def _log_uniform(w: Wafers, low: float, high: float) -> Tensor:

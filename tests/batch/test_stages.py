@@ -57,7 +57,7 @@ def test_what_cannot_be_read_is_kept_with_its_reason():
 
 
 def test_every_readable_image_is_scored_once_whatever_its_size():
-    ready = stages.ready(stages.see(range(4), list(PLAN["image_path"]), read), None)
+    ready = stages.ready(stages.see(range(4), list(PLAN["image_path"]), read), None, 64)
     found = [scored for call in stages.score(ready.calls, run) for scored in call]
     assert [s.row for s in ready.refused] == [2]
     assert {s.seen.row: s.pred_score for s in found} == {0: 1.0, 1: 2.0, 3: 4.0}
@@ -72,14 +72,27 @@ def test_wafer_maps_that_fit_share_a_canvas_and_a_larger_one_is_alone():
         return run(pixels)
 
     maps = seen(image(1, (5, 5)), image(2, (8, 3)), image(1, (9, 9)), image(2, (8, 8)))
-    calls = stages.ready(maps, (8, 8)).calls
+    calls = stages.ready(maps, (8, 8), 64).calls
     found = [scored for call in stages.score(calls, noted) for scored in call]
     assert sorted(shapes) == [(1, 1, 9, 9), (3, 1, 8, 8)]
     assert {s.seen.row: s.pred_score for s in found} == {0: 1.0, 1: 2.0, 2: 1.0, 3: 2.0}
 
 
+def test_wafer_maps_of_about_one_size_go_together_in_calls_of_at_most_so_many():
+    sides = (10, 40, 12, 16, 33, 17, 60, 15)
+    ready = stages.ready(seen(*(image(1, (s, s - 4)) for s in sides)), (50, 64), 3)
+    found = [([s.row for s in group], pixels.shape[2:]) for group, pixels in ready.calls]
+    assert found == [
+        ([0, 2, 3], (16, 16)),
+        ([7], (16, 16)),
+        ([1, 4], (48, 48)),
+        ([5], (32, 32)),
+        ([6], (60, 56)),
+    ]
+
+
 def test_no_readable_image_runs_no_model():
-    assert stages.ready(stages.see([2], ["c.png"], read), None).calls == []
+    assert stages.ready(stages.see([2], ["c.png"], read), None, 64).calls == []
 
 
 def decided(*rows):

@@ -48,13 +48,14 @@ def picture_detector(name, fields=None, rule=None, grid=GRID):
     return _single(model, view, config or reconstruction.Config(rule=rule or "l2", blur=1.0))
 
 
-def map_detector(name, fields=None, grid=GRID):
+def map_detector(name, fields=None, grid=GRID, rule=None):
     view = View(kind="wafer_map", channels=1, minimum=0, maximum=2, resize="stretch", grid=grid)
     if name == "fusion":
         pair = [map_detector(other, fields, grid) for other in ("autoencoder", "wafer_statistics")]
         return models.config(name, {}).build(pair).eval()
-    rule = density.Config(rule="density", statistics=STATISTICS)
-    return _single(_model(name, fields, grid), view, rule)
+    dies = density.Config(rule="density", statistics=STATISTICS)
+    config = reconstruction.Config(rule=rule) if rule else dies
+    return _single(_model(name, fields, grid), view, config)
 
 
 def _model(name, fields, grid):

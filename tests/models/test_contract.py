@@ -69,6 +69,15 @@ def test_scores_a_wafer_map_die_by_die(trained_on_maps, maps):
     assert scores.expected.shape == (5, 1, 40, 35)
 
 
+@pytest.mark.parametrize("rule", ["l2", "variance", "ssim", "gradient"])
+def test_a_rule_of_the_grid_scores_a_map_there_and_its_map_covers_the_dies(maps, rule):
+    good = maps[0][maps[1] == "none"][:80]
+    scores = fitted(map_detector("autoencoder", rule=rule), good).score(maps[0][:6])
+    assert scores.anomaly_map.shape == maps[0][:6, 0].shape
+    assert (scores.anomaly_map[maps[0][:6, 0] == 2] > 0).mean() > 0.9
+    assert np.isfinite(scores.pred_score).all()
+
+
 def test_expects_grey_levels_between_0_and_1(trained, dies):
     expected = trained.score(dies[0]).expected
     assert expected.min() >= 0

@@ -61,11 +61,12 @@ def test_the_sum_is_that_of_standardised_statistics(odd):
     assert made("sum")(odd, flat(odd))[0].numpy() == pytest.approx(z.sum(1), rel=1e-3, abs=1e-3)
 
 
-def test_fisher_counts_good_images_at_least_as_large(odd):
+def test_fisher_counts_good_images_at_least_as_large_between_them_by_straight_lines(odd):
     usual, z = standardised(odd)
     share = (1 + (usual[None] >= z[:, None] - 1e-4).sum(1)) / (1 + len(usual))
     found = made("fisher")(odd, flat(odd))[0].numpy()
-    assert found == pytest.approx(-np.log(share).sum(1), rel=1e-3)
+    assert found == pytest.approx(-np.log(share).sum(1), rel=0.1, abs=0.3)
+    assert found.max() <= 3 * np.log(201) + 1e-4
 
 
 def test_the_gaussian_is_the_mahalanobis_distance_of_a_library(odd):
@@ -87,11 +88,9 @@ def test_neighbours_are_the_nearest_good_images(odd):
     assert made("neighbours")(odd, flat(odd))[0].numpy() == pytest.approx(wanted, rel=1e-2)
 
 
-@pytest.mark.parametrize("density", ["fisher", "neighbours"])
-def test_no_more_good_images_are_kept_than_asked_for(density):
-    found = made(density, kept=50)
-    assert found.kept.shape == (50, 3)
-    assert found.count.item() == 50
+def test_no_more_good_images_are_kept_than_asked_for():
+    assert made("neighbours", kept=50).kept.shape == (50, 3)
+    assert (made("neighbours", kept=50).kept < 1e3).all()
 
 
 @pytest.mark.parametrize("density", DENSITIES)
@@ -115,7 +114,7 @@ def test_an_unknown_or_repeated_statistic_is_refused_with_those_there_are():
 
 def test_a_rule_says_what_it_needs():
     assert rule().maps_only
-    assert not rule(statistics=("l1", "top")).maps_only
+    assert not rule(statistics=("l1", "largest")).maps_only
     assert rule(statistics=("l1", "surprise", "odds")).needs == ("odds", "surprise")
 
 

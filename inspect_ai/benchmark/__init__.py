@@ -1,0 +1,1 @@
+"""The benchmark: every run file on its data, against the best simple statistic; see benchmark.py."""

@@ -1,0 +1,164 @@
+"""One row: build, scan the test split, take the figures; what goes wrong becomes the row's error.
+
+    <out>/<run>-s<seed>-<profile>-<code hash>/
+        attempts.json        when work on the row began, or went on
+        checkpoint/ ...      what `inspect-ai build` writes
+        scan/                the test split, or all images where the row is of a transfer
+
+Every step goes on where a kill left it.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inspect_ai import build, progress, recipe, steps
+from inspect_ai.batch.scan import Options, scan
+from inspect_ai.benchmark import clock, speed, told
+from inspect_ai.benchmark.plan import Entry, Profile
+from inspect_ai.benchmark.rows import Row
+from inspect_ai.bundle import bundle as bundles
+from inspect_ai.bundle.bundle import Bundle
+from inspect_ai.data import manifest as manifests
+from inspect_ai.data.manifest import Manifest
+from inspect_ai.errors import BadSettings, NoSpace
+from inspect_ai.review import scanned
+from inspect_ai.tracking import Nothing
+from inspect_ai.train import DESCRIPTION
+
+BUILD, SCAN, SPEED = "build", "scan", "speed"
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal, in torch's messages
+LONGEST = 1000  # characters of an error
+DEPENDED_ON = ("inspect_ai", "pipelines/runs", "data_specs")  # not the rows themselves
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Where and how rows are measured.
+
+    Args:
+        data: folder of data sets; None reads each at its spec's own root.
+        device: to train on; scans are on the CPU.
+        manifests: what was read already, by spec.
+    """
+
+    profile: Profile
+    out: Path
+    data: Path | None = None
+    device: str = "cpu"
+    manifests: dict[str, Manifest] = field(default_factory=dict)
+
+    def images(self, entry: Entry) -> Manifest:
+        """The images of an entry, dealt into splits; read once."""
+        assert entry.spec is not None, "an entry with a problem is not measured"
+        root = None if self.data is None else entry.root(self.data)
+        if entry.data not in self.manifests:
+            with progress.bar("look at images") as bar:
+                self.manifests[entry.data] = manifests.make(entry.spec, root, bar)
+        return self.manifests[entry.data]
+
+
+def measured(bench: Bench, entry: Entry, seed: int) -> Row:
+    """The row of an entry and a seed; one with its error where anything goes wrong.
+
+    Raises:
+        NoSpace: the disk is full, which is no detector's fault.
+    """
+    row = _begun(bench, entry, seed)
+    try:
+        return row.model_copy(update=_measured(bench, entry, seed, bench.out / row.folder))
+    except NoSpace:
+        raise
+    except Exception as error:
+        said = " ".join(COLOUR.sub("", str(error)).split())
+        what = f"{type(error).__name__}: {said}"[:LONGEST]
+        return row.model_copy(update={"state": "failed", "error": what})
+
+
+def commit() -> str:
+    """The commit of the current folder, '-dirty' where what scores depend on differs from it."""
+    found = _git("rev-parse", "--short", "HEAD")
+    if found is None:
+        return "unknown"
+    return f"{found}-dirty" if _git("status", "--porcelain", "--", *DEPENDED_ON) else found
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says; None where there is no git or no checkout."""
+    command = ["git", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _begun(bench: Bench, entry: Entry, seed: int) -> Row:
+    return Row(
+        run=entry.run,
+        data=entry.data,
+        seed=seed,
+        profile=bench.profile.name,
+        code_hash=entry.code_hash,
+        trained_on=entry.base.data if entry.base else "",
+        kind=entry.spec.image.kind if entry.spec else "picture",
+        model=entry.model,
+        family=entry.family,
+        commit=commit(),
+        created_at=steps.now(),
+        cores=os.cpu_count() or 1,
+        device=bench.device,
+        folder=entry.folder(seed, bench.profile.name),
+    )
+
+
+def _measured(bench: Bench, entry: Entry, seed: int, folder: Path) -> dict[str, Any]:
+    if entry.problem:
+        raise BadSettings(entry.problem)
+    folder.mkdir(parents=True, exist_ok=True)
+    if entry.base is None:
+        bundle = _built(bench, entry, seed, folder)
+        test = bench.images(entry).part("test")
+        fields = _costs(bundle, folder)
+        fields["images_per_second"] = speed.images_per_second(bundle, test, folder / SPEED)
+    else:
+        made = bench.out / entry.base.folder(seed, bench.profile.name)
+        bundle = _built(bench, entry.base, seed, made)
+        assert entry.spec is not None, "a transfer has the spec of its data"
+        root = None if bench.data is None else entry.root(bench.data)
+        test, fields = manifests.listing(entry.spec, root), {}
+    found = _scanned(bundle, test, folder / SCAN)
+    return fields | {"rule": bundle.card.rule, **found}
+
+
+def _built(bench: Bench, entry: Entry, seed: int, folder: Path) -> Bundle:
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = recipe.read(entry.path).seeded(seed, bench.profile.seconds)
+    clock.begin(folder)
+    images = bench.images(entry)
+    return bundles.read(build.build(asked, images, folder / BUILD, Nothing(), bench.device))
+
+
+def _costs(bundle: Bundle, folder: Path) -> dict[str, Any]:
+    checkpoint = f"{BUILD}/checkpoint"
+    described = json.loads((folder / checkpoint / DESCRIPTION).read_text(encoding="utf-8"))
+    return {
+        "train_seconds": clock.seconds(folder, checkpoint, "train_seconds"),
+        "build_seconds": clock.seconds(folder, BUILD),
+        "model_bytes": (bundle.folder / bundles.MODEL).stat().st_size,
+        "weights": described["weights"],
+    }
+
+
+def _scanned(bundle: Bundle, images: Manifest, out: Path) -> dict[str, Any]:
+    with progress.bar("scan") as bar:
+        scan(bundle, images, out, Options("cpu"), bar)
+    figures = told.figures(scanned.read(out))
+    if images.table["mask_path"].isna().all():
+        shutil.rmtree(out / "maps")  # pictures of thousands of defects, which nobody looks at
+    return figures
