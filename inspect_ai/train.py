@@ -98,7 +98,7 @@ def _fuse(
 ) -> dict[str, object]:
     seconds, members = 0.0, list[Detector]()
     for number, member in enumerate(recipe.members, start=1):
-        folder = out / f"{number}_{member.model['name']}"
+        folder = out / member_folder(number, member)
         train(member, manifest, folder, log, device)
         seconds += float(str(steps.read_record(folder, "train")["train_seconds"]))
         members.append(load(folder).detector)
@@ -107,6 +107,11 @@ def _fuse(
     fusion.fit(feed.raw(rows, manifest, BATCH))
     _keep(fusion, recipe, manifest, out)
     return {"members": len(members), "curve_images": len(rows), "train_seconds": round(seconds, 1)}
+
+
+def member_folder(number: int, member: Recipe) -> str:
+    """Where the checkpoint of a fusion keeps that of its n-th member, counted from 1."""
+    return f"{number}_{member.model['name']}"
 
 
 def load(checkpoint: Path) -> Trained:

@@ -57,7 +57,8 @@ def run(asked: Asked, say: Say, open_log: OpenLog) -> Path:
     entries = plan.entries(asked.runs, profile)
     _require_known(asked.only, entries)
     results.require_writable(asked.results / profile.name)
-    bench = Bench(profile, asked.out, asked.data, asked.device)
+    known = {entry.run: entry for entry in entries}
+    bench = Bench(profile, asked.out, asked.data, asked.device, known=known)
     here, skipped = _at_hand(entries, asked.data)
     for text in skipped:
         say(text)

@@ -27,9 +27,10 @@ from inspect_ai.bundle.bundle import Bundle
 from inspect_ai.data import manifest as manifests
 from inspect_ai.data.manifest import Manifest
 from inspect_ai.errors import BadSettings, NoSpace
+from inspect_ai.recipe import Recipe
 from inspect_ai.review import scanned
 from inspect_ai.tracking import Nothing
-from inspect_ai.train import DESCRIPTION
+from inspect_ai.train import DESCRIPTION, inputs, load, member_folder
 
 BUILD, SCAN, SPEED = "build", "scan", "speed"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal, in torch's messages
@@ -45,6 +46,7 @@ class Bench:
         data: folder of data sets; None reads each at its spec's own root.
         device: to train on; scans are on the CPU.
         manifests: what was read already, by spec.
+        known: every entry of the benchmark, by run file.
     """
 
     profile: Profile
@@ -52,6 +54,7 @@ class Bench:
     data: Path | None = None
     device: str = "cpu"
     manifests: dict[str, Manifest] = field(default_factory=dict)
+    known: dict[str, Entry] = field(default_factory=dict)
 
     def images(self, entry: Entry) -> Manifest:
         """The images of an entry, dealt into splits; read once."""
@@ -141,7 +144,26 @@ def _built(bench: Bench, entry: Entry, seed: int, folder: Path) -> Bundle:
     asked = recipe.read(entry.path).seeded(seed, bench.profile.seconds)
     clock.begin(folder)
     images = bench.images(entry)
+    if asked.members:
+        _take_over(bench, entry, asked, images, folder / BUILD)
     return bundles.read(build.build(asked, images, folder / BUILD, Nothing(), bench.device))
+
+
+def _take_over(bench: Bench, entry: Entry, asked: Recipe, images: Manifest, out: Path) -> None:
+    """Members that were trained for rows of their own, from the same seed, are taken as they are."""
+    steps.Step("build", out, inputs(asked, images))
+    steps.Step("train", out / "checkpoint", inputs(asked, images))
+    for number, (name, member) in enumerate(zip(entry.members, asked.members, strict=True), 1):
+        target = out / "checkpoint" / member_folder(number, member)
+        if target.exists() or name not in bench.known:
+            continue
+        row = bench.known[name].folder(member.budget.seed, bench.profile.name)
+        source = bench.out / row / BUILD / "checkpoint"
+        if steps.is_finished(source) and load(source).recipe == member:
+            part = target.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)  # of a kill
+            shutil.copytree(source, part)
+            part.replace(target)
 
 
 def _costs(bundle: Bundle, folder: Path) -> dict[str, Any]:

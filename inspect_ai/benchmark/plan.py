@@ -4,6 +4,7 @@ Needs no torch and no data: a run file is read as TOML here, and checked when it
 """
 
 import hashlib
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -58,6 +59,7 @@ class Entry:
     Args:
         spec: None where `problem` says why the run file or its spec cannot be read.
         base: the entry whose bundle is scanned, where the row is of a transfer.
+        members: of a fusion, names of run files.
     """
 
     run: str
@@ -69,6 +71,7 @@ class Entry:
     code_hash: str
     problem: str = ""
     base: "Entry | None" = None
+    members: tuple[str, ...] = ()
 
     @property
     def family(self) -> str:
@@ -107,6 +110,8 @@ def family(model: str) -> str:
 def entries(runs: Path, asked: Profile) -> list[Entry]:
     """Every run file that the profile takes, by data set, baselines first; then the transfers.
 
+    A fusion comes after its members, whose training it then takes over.
+
     Raises:
         MissingData: no such folder, or no run file in it.
     """
@@ -117,7 +122,12 @@ def entries(runs: Path, asked: Profile) -> list[Entry]:
     found = [_entry(path, code) for path in paths]
     taken = [e for e in found if asked.data is None or e.data in (*asked.data, UNKNOWN)]
     taken += [moved for e in taken if (moved := _transfer(e)) is not None]
-    return sorted(taken, key=lambda e: (e.base is not None, e.data, e.family != BASELINE, e.run))
+    return sorted(taken, key=_turn)
+
+
+def _turn(entry: Entry) -> tuple[bool, str, bool, bool, str]:
+    moved, fused = entry.base is not None, bool(entry.members)
+    return moved, entry.data, entry.family != BASELINE, fused, entry.run
 
 
 def more_seeds(first: int, count: int) -> list[int]:
@@ -150,8 +160,9 @@ def _entry(path: Path, code: str) -> Entry:
     except InspectError as error:
         named = _sha(code, text, str(error))
         return Entry(path.stem, path, spec_path.stem, None, model, seed, named, str(error))
-    named = _sha(code, text, spec_path.read_bytes().hex())
-    return Entry(path.stem, path, spec.name, spec, model, seed, named)
+    named = _sha(code, text, spec.hash())
+    members = tuple(Path(str(name)).stem for name in fields.get("members", ()))
+    return Entry(path.stem, path, spec.name, spec, model, seed, named, members=members)
 
 
 def _transfer(base: Entry) -> Entry | None:
@@ -163,7 +174,7 @@ def _transfer(base: Entry) -> Entry | None:
     if not path.is_file():
         return None
     spec = DataSpec.from_toml(path)
-    named = _sha(base.code_hash, path.read_bytes().hex())
+    named = _sha(base.code_hash, spec.hash())
     run = f"{base.run} on {spec.name}"
     return Entry(run, base.path, spec.name, spec, base.model, base.seed, named, base=base)
 
@@ -173,10 +184,10 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def _text(path: Path, fields: Mapping[str, Any]) -> str:
-    """Content of a run file, and of the run files beside it that are its members."""
+    """Content of a run file, comments aside, and of its members' beside it."""
     members = [path.with_name(str(name)) for name in fields.get("members", ())]
     inner = [_text(member, _toml(member)) for member in members]
-    return _sha(path.read_bytes().hex(), *inner)
+    return _sha(json.dumps(fields, sort_keys=True, default=str), *inner)
 
 
 def _model(fields: Mapping[str, Any]) -> str:

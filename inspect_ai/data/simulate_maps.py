@@ -111,6 +111,23 @@ def wafer_maps(
     )
 
 
+def planted(rng: Generator, wafer: NDArray[np.uint8], label: str) -> NDArray[np.uint8]:
+    """A bin map (H, W) with a pattern, or two joined by "+", on its dies.
+
+    Raises:
+        ValueError: a map without dies, or a label that names no pattern.
+    """
+    if unknown := [name for name in label.split("+") if name not in PATTERNS]:
+        raise ValueError(f"no pattern {', '.join(unknown)}; there are {', '.join(PATTERNS)}")
+    tall, wide = np.flatnonzero(wafer.any(1)), np.flatnonzero(wafer.any(0))
+    if not len(tall):
+        raise ValueError("a map without dies can carry no pattern")
+    box = slice(tall[0], tall[-1] + 1), slice(wide[0], wide[-1] + 1)
+    made = wafer.copy()
+    made[box][_kills(rng, _over(wafer[box] > 0), label)] = 2
+    return made
+
+
 def lot_times(rng: Generator, lot: int, wafers: int) -> NDArray[np.str_]:
     """(W,) ISO 8601 times of a lot's wafers: lots 8 hours apart, wafers 3 to 7 minutes."""
     start = np.datetime64("2025-01-06T06:00:00") + np.timedelta64(8 * (lot - 1), "h")
@@ -130,13 +147,18 @@ def _grid(settings: MapSettings, product: int) -> Grid:
     rows = int(rng.integers(settings.smallest, settings.largest + 1))
     cols = round(rows * rng.uniform(0.85, 1.18))
     cols = min(max(cols, settings.smallest), settings.largest)
+    whole = _over(np.ones((rows, cols), np.bool_))
+    beside = abs(abs(whole.x) - 0.4) < 1 / cols, abs(abs(whole.y) - 0.4) < 1 / rows
+    test_sites = (rng.random() < 1 / 3) & beside[0] & beside[1]
+    return whole._replace(on=(whole.r <= 1) & ~test_sites)
+
+
+def _over(on: Bool) -> Grid:
+    """Coordinates of (R, C) dies."""
+    rows, cols = on.shape
     y = (np.arange(1 - rows, rows, 2) / rows)[:, None] * np.ones(cols)
     x = (np.arange(1 - cols, cols, 2) / cols) * np.ones((rows, 1))
-    r = np.hypot(x, y)
-    test_sites = (
-        (rng.random() < 1 / 3) * (abs(abs(x) - 0.4) < 1 / cols) * (abs(abs(y) - 0.4) < 1 / rows)
-    )
-    return Grid(x, y, r, (r <= 1) & ~test_sites, 2.0 / min(rows, cols))
+    return Grid(x, y, np.hypot(x, y), on, 2.0 / min(rows, cols))
 
 
 def _own_fails(rng: Generator, grid: Grid, wafers: int) -> Bool:

@@ -49,6 +49,7 @@ class Config(Settings):
     weight: float = Field(default=0.5, ge=0)  # of the dies' loss
     painted: float = Field(default=0.5, gt=0, lt=1)  # share of a batch
     least: int = Field(default=4, ge=1)  # dies; a pattern of fewer is not to be found
+    views: int = Field(default=1, ge=1, le=4)  # mirrored views of a map whose logits are averaged
 
     def build(self, channels: int, grid: tuple[int, int]) -> "Denoiser":
         """The model; it fits any canvas."""
@@ -86,9 +87,11 @@ class Denoiser(Model):
 
     @override
     def forward(self, images: Tensor) -> Seen:
-        odds, logits = self.logits(images)
+        said = [self.logits(turned(images, way)) for way in range(self.config.views)]
+        odds = torch.stack([odds for odds, _ in said]).mean(0)
+        logits = [turned(dies, way) for way, (_, dies) in enumerate(said)]
         fails = images[:, :1] * images[:, 1:]
-        return Seen(fails * torch.sigmoid(-logits), odds=odds)
+        return Seen(fails * torch.sigmoid(-torch.stack(logits).mean(0)), odds=odds)
 
     def loss(self, images: Tensor) -> Tensor:
         """Mean over the maps of a batch (N, 2, H, W), the first of which are painted."""
@@ -131,6 +134,12 @@ class Denoiser(Model):
         seen = [pooled(x1, m1), pooled(x2, m2), pooled(x3, m3), counts]
         odds = self.head(torch.cat([*seen, torch.stack([removed, most], 1)], 1))
         return odds[:, 0], moved(logits[:, :, :height, :width], -top, -left)
+
+
+def turned(images: Tensor, way: int) -> Tensor:
+    """(N, C, H, W) as they are, turned by half a turn, or mirrored; twice is nothing."""
+    axes = ((), (2, 3), (2,), (3,))[way]
+    return images.flip(axes) if axes else images
 
 
 def first(occupied: Tensor) -> Tensor:

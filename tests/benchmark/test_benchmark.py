@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 from made_benches import Bench
 
+from inspect_ai import train
 from inspect_ai.benchmark import benchmark, measure, results
 from inspect_ai.errors import BadSettings, MissingData, NoSpace, OutputInUse
 
@@ -272,3 +273,24 @@ def test_a_file_among_the_rows_that_is_no_row_is_named(bench):
     pd.DataFrame({"x": [1]}).to_parquet(path)
     with pytest.raises(MissingData, match=r"a-s0.parquet is no row of the benchmark"):
         bench.table()
+
+
+def test_a_fusion_takes_over_members_that_have_rows_of_their_own(bench, monkeypatch):
+    spec = bench.spec("kept")
+    bench.maps("kept", lots=30)
+    bench.run_file("one", spec)
+    bench.run_file("two", spec, model="wafer_statistics")
+    two = bench.folder / "runs" / "two.toml"
+    two.write_text(two.read_text().replace("width = 4\ndepth = 2\nlatent = 4\n", ""))
+    text = f'data_spec = "{spec.as_posix()}"\nfalse_alarm_rate = 0.1\nmembers = ["one.toml", "two.toml"]\n'
+    fusion = bench.folder / "runs" / "both.toml"
+    fusion.write_text(text + '[model]\nname = "fusion"\ncurve_share = 0.5\n')
+    bench.start("full", only=("one", "two"))
+
+    def refused(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(train, "_fit", refused)
+    bench.start("full")
+    told = row(bench, "both-s0.parquet")
+    assert (told.state, told.error) == ("done", "")

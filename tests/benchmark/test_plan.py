@@ -29,8 +29,12 @@ def test_entries_are_by_data_set_and_baselines_before_the_others(bench):
         ("wm811k", "z", 3),
         ("wm811k", "a", 0),
     ]
+    bench.run_file("b", bench.spec("wm811k"), model="fusion")
+    joined = bench.folder / "runs" / "b.toml"
+    joined.write_text(f'members = ["c.toml"]\n{joined.read_text()}')
+    bench.run_file("c", bench.spec("wm811k"))
     quick = plan.entries(bench.folder / "runs", plan.profile("quick"))
-    assert [e.run for e in quick] == ["z", "a"]
+    assert [e.run for e in quick] == ["z", "a", "c", "b"]  # a fusion after its members
 
 
 def test_a_row_depends_on_its_run_file_its_members_its_spec_and_the_code(bench, monkeypatch):
@@ -40,10 +44,12 @@ def test_a_row_depends_on_its_run_file_its_members_its_spec_and_the_code(bench, 
     fusion.write_text(f'members = ["b.toml"]\n{fusion.read_text()}')
     bench.run_file("d", spec)
     first = hashes(bench)
-    member.write_text(member.read_text() + "# a word\n")
+    member.write_text("# a word, which changes no score\n" + member.read_text())
+    assert hashes(bench) == first
+    member.write_text(member.read_text().replace("steps = 5", "steps = 6"))
     second = hashes(bench)
     assert [name for name in first if first[name] != second[name]] == ["b", "c"]
-    spec.write_text(spec.read_text() + "# a word\n")
+    spec.write_text(spec.read_text().replace("0.4, calibrate = 0.4", "0.3, calibrate = 0.5"))
     assert not set(hashes(bench).values()) & set(second.values())
     monkeypatch.setattr(plan, "code_hash", lambda: "other")
     assert not set(hashes(bench).values()) & set(second.values())

@@ -11,7 +11,7 @@ from scipy import ndimage
 from inspect_ai.data import simulate
 from inspect_ai.data.simulate_defects import DEFECTS
 from inspect_ai.data.simulate_dies import PRODUCTS, DieSettings, dies
-from inspect_ai.data.simulate_maps import MapSettings, wafer_maps
+from inspect_ai.data.simulate_maps import MapSettings, planted, wafer_maps
 from inspect_ai.data.simulate_patterns import MIXTURES, PATTERNS
 from inspect_ai.errors import NoSpace, OutputInUse
 
@@ -274,3 +274,23 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch, error, seen
     with pytest.raises(seen):
         simulate.write(FEW_DIES, tmp_path / "data")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_pattern_is_planted_on_the_dies_of_a_map_wherever_they_lie():
+    wafer = np.zeros((40, 44), np.uint8)
+    y, x = np.mgrid[-12:13, -12:13]
+    wafer[5:30, 9:34] = y**2 + x**2 <= 150
+    made = planted(np.random.default_rng(0), wafer, "Edge-Ring")
+    assert ((made > 0) == (wafer > 0)).all()
+    far = np.hypot(*np.nonzero(made == 2) - np.array([[17], [21]]))
+    assert len(far) > 20
+    assert far.min() > 8
+    assert (wafer <= 1).all()  # the map that was given stays
+
+
+def test_planting_refuses_a_map_without_dies_and_an_unknown_pattern():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="without dies"):
+        planted(rng, np.zeros((4, 4), np.uint8), "Loc")
+    with pytest.raises(ValueError, match="no pattern Lok; there are Center"):
+        planted(rng, np.ones((4, 4), np.uint8), "Lok")

@@ -84,6 +84,17 @@ def test_zeros_around_a_wafer_change_nothing(pad):
 
 
 @torch.no_grad()
+def test_views_average_the_logits_of_mirrored_maps():
+    images, one, four = maps(4), stirred(model()), model(views=4)
+    four.load_state_dict(one.state_dict())
+    mirrored = [images, images.flip(2, 3), images.flip(2), images.flip(3)]
+    wanted = torch.stack([one(m).odds for m in mirrored]).mean(0)
+    assert torch.allclose(four(images).odds, wanted, atol=1e-5)
+    assert torch.allclose(four(mirrored[3]).odds, wanted, atol=1e-5)
+    assert torch.allclose(four(mirrored[2]).expected, four(images).expected.flip(2), atol=1e-5)
+
+
+@torch.no_grad()
 def test_what_is_no_die_has_no_say():
     built, images = stirred(model()), maps(4)
     junk = torch.cat([torch.where(images[:, 1:] > 0, images[:, :1], 1.0), images[:, 1:]], 1)
