@@ -52,7 +52,7 @@ def test_a_run_file_becomes_a_recipe(read):
 def test_every_run_file_that_is_shipped_reads_and_builds(path):
     found = recipe.read(path)
     spec = DataSpec.from_toml(ROOT / found.data_spec)
-    assert new_detector(found, spec, None).preprocess.view.grid == found.grid
+    assert new_detector(found, spec, None).view.grid == found.grid
 
 
 def test_there_are_run_files():
