@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env demo test lint benchmark
+.PHONY: env demo test lint benchmark figures
 
 env: .venv/installed
 
@@ -25,4 +25,7 @@ lint: env
 	$(BIN)/mypy
 
 benchmark: env
+	$(BIN)/inspect-ai benchmark --profile quick
+
+figures: env
 	$(BIN)/python -m pipelines.benchmark

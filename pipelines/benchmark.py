@@ -1,4 +1,4 @@
-"""The figures of README that are no detector's: promises, harder lots, speed, memory, start.
+"""The figures of README that are no detector's: promises, speed, memory, start.
 
     python -m pipelines.benchmark            needs ../shared/data/wm811k, see its data spec
 
@@ -28,14 +28,12 @@ from inspect_ai.benchmark.measure import commit
 from inspect_ai.bundle import bundle as bundles
 from inspect_ai.bundle.runtime import Scorer
 from inspect_ai.calibration.conformal import calibrate
-from inspect_ai.data import images, layouts
 from inspect_ai.data import manifest as manifests
 from inspect_ai.data.manifest import Manifest
 from inspect_ai.data.specs import DataSpec
 from inspect_ai.scores import Pixels
-from pipelines import baselines
 
-RUNS = (Path("pipelines/runs/wm811k.toml"), Path("pipelines/runs/wm811k_autoencoder.toml"))
+RUN = Path("pipelines/runs/wm811k.toml")
 SPEC = Path("data_specs/wm811k.toml")
 OUT = Path("artefacts")
 COMMAND = [sys.executable, "-m", "inspect_ai.cli"]
@@ -50,10 +48,8 @@ def main() -> None:
     if not spec.root.is_dir():
         sys.exit(f"{spec.root} is not there: the figures are of WM-811K, see {SPEC}")
     print(_call("benchmark", "--profile", "full", "--print"))
-    run = next(path for path in RUNS if path.is_file())
-    bundle, scores = _built(run, OUT / "wm811k", OUT / "scan")
-    print(f"{run} at commit {commit()}, {os.cpu_count()} cores\n")
-    _print_mixed_lots(bundle, spec)
+    bundle, scores = _built(RUN, OUT / "wm811k", OUT / "scan")
+    print(f"{RUN} at commit {commit()}, {os.cpu_count()} cores\n")
     _print_promises(bundle, scores)
     with tempfile.TemporaryDirectory(prefix="inspect-ai-") as folder:
         _print_speed(bundle, spec, Path(folder))
@@ -66,32 +62,6 @@ def _built(file: Path, run: Path, scan: Path) -> tuple[bundles.Bundle, pd.DataFr
     bundle = run / "bundle"
     _call("scan", str(bundle), "--spec", str(SPEC), "--split", "test", "--out", str(scan))
     return bundles.read(bundle), pd.read_parquet(scan / "scores")
-
-
-def _print_mixed_lots(bundle: bundles.Bundle, spec: DataSpec) -> None:
-    """Defect wafers of train and calibrate lots, which nothing is fitted on, and their normals.
-
-    Every lot here holds normal wafers too, and its patterns are fainter. The rule was chosen on
-    these wafers: a look at difficulty, not a result.
-    """
-    table = pd.read_parquet(OUT / "wm811k" / "checkpoint" / "manifest.parquet")
-    normal = table[(table["split"] == "calibrate") & (table["gt_label"] == 0)]
-    defect = table[table["split"].isin(["train", "calibrate"]) & (table["gt_label"] == 1)]
-    read, scorer = layouts.reader(spec, spec.root), Scorer(bundle, "cpu")
-    found: dict[str, list[Floats]] = {"largest cluster": [], "this detector": []}
-    for rows in (normal, defect):
-        maps = [read(path) for path in rows["image_path"]]
-        found["largest cluster"].append(np.array([baselines.largest_cluster(m[0]) for m in maps]))
-        found["this detector"].append(_scores(scorer, images.padded(maps, CANVAS)))
-    print(f"{len(defect):,} defect wafers of train and calibrate lots, {len(normal):,} normals:")
-    for name, (good, bad) in found.items():
-        capture = metrics.capture_at(good, bad, 0.01)
-        print(f"{name}: AUROC {metrics.auroc(good, bad):.4f}, capture {capture:.3f}")
-
-
-def _scores(scorer: Scorer, maps: Pixels) -> Floats:
-    parts = [scorer.score(maps[i : i + 64]).pred_score for i in range(0, len(maps), 64)]
-    return np.concatenate(parts).astype(float)
 
 
 def _print_promises(bundle: bundles.Bundle, scores: pd.DataFrame) -> None:
@@ -148,7 +118,8 @@ def _bare(scorer: Scorer, maps: Pixels) -> float:
     """Maps a second through the session alone, maps in memory."""
     scorer.score(maps[:64])
     began = time.monotonic()
-    _scores(scorer, maps)
+    for start in range(0, len(maps), 64):
+        scorer.score(maps[start : start + 64])
     return len(maps) / (time.monotonic() - began)
 
 
