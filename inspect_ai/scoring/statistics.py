@@ -125,7 +125,7 @@ def _lines(of: Evidence) -> Tensor:
 def _polar(sectors: int) -> Statistic:
     def statistic(of: Evidence) -> Tensor:
         bins = polar_bins(of.w[:, 0], sectors).flatten(1)
-        none = torch.zeros(len(bins), RINGS * sectors, dtype=of.e.dtype, device=bins.device)
+        none = of.e.new_zeros(bins.shape[0], RINGS * sectors)  # len() would fix the batch's size
         total = none.scatter_add(1, bins, of.e.flatten(1))
         dies = none.scatter_add(1, bins, of.w.flatten(1)).clamp(min=1)
         return _log((total.square() / dies).mean(1))

@@ -11,7 +11,10 @@ from sklearn.metrics import roc_auc_score
 
 from inspect_ai import models, parity
 from inspect_ai.errors import BadImages, UnknownModel
+from inspect_ai.scoring import density
+from inspect_ai.scoring.statistics import STATISTICS
 from inspect_ai.training.budget import Budget
+from inspect_ai.training.detector import Single
 
 # these read dies, which pictures do not have
 ON_MAPS_ALONE = ("wafer_statistics", "denoiser")
@@ -163,6 +166,19 @@ def test_exports_maps_with_the_same_scores_for_any_batch_and_size(trained_on_map
     theirs = parity.scorer(tmp_path / "model.onnx")
     larger = np.pad(maps[0][:2], ((0, 0), (0, 0), (0, 9), (0, 5)))
     agree(trained_on_maps, theirs, (maps[0][:40], maps[0][:1], larger, np.zeros_like(larger)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["all", "fisher", "gaussian", "gmm", "neighbours"])
+def test_every_density_and_every_statistic_exports(maps, kind, tmp_path):
+    names = tuple(n for n in STATISTICS if n not in ("surprise", "odds"))
+    chosen = {"statistics": names} if kind == "all" else {"density": kind, "statistics": ("l1",)}
+    rule = density.Config(rule="density", **chosen)
+    single = map_detector("autoencoder")
+    made = Single(single.preprocess, single.model, rule.build(1, (32, 32)))
+    fitted(made, maps[0][maps[1] == "none"][:200])
+    parity.to_onnx(made, maps[0][:3], tmp_path / "model.onnx")
+    agree(made, parity.scorer(tmp_path / "model.onnx"), (maps[0][:40], maps[0][:1]))
 
 
 def agree(trained, theirs, batches):
