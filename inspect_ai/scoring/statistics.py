@@ -48,6 +48,7 @@ from inspect_ai.scoring.rule import Seen
 
 NEWTON_STEPS = 4
 RINGS, SECTORS = 8, 12
+BESIDE = 1e-4
 LINES = lines(9)
 
 
@@ -222,9 +223,11 @@ def products(cells: Tensor, dy: int, dx: int) -> Tensor:
 def polar_bins(dies: Tensor, sectors: int) -> Tensor:
     """Ring and sector of each cell of (N, H, W) about the middle of its dies, as one index."""
     y, x = _from_middle(dies.amax(2))[:, :, None], _from_middle(dies.amax(1))[:, None, :]
-    ring = (RINGS * (y.square() + x.square()).clamp(max=0.9999)).long()  # of equal area
-    turn = torch.atan2(y + 0 * x, x + 0 * y) / (2 * torch.pi) + 0.5
-    return ring * sectors + (sectors * turn).clamp(max=sectors - 1).long()
+    # dies lie on the borders of rings (of equal area) and sectors: a shift past rounding decides
+    ring = (RINGS * (y.square() + x.square()).clamp(max=0.999) + BESIDE).long()
+    # ... and the middle die has an angle: ONNX Runtime gives none to (0, 0)
+    turn = torch.atan2(y + BESIDE + 0 * x, x + BESIDE + 0 * y) / (2 * torch.pi) + 0.5
+    return ring * sectors + (sectors * turn + BESIDE).long().clamp(max=sectors - 1)
 
 
 def _from_middle(occupied: Tensor) -> Tensor:

@@ -115,6 +115,13 @@ def test_polar_bins_cut_a_disc_into_rings_of_equal_area_and_equal_sectors():
     assert (counts.reshape(RINGS, SECTORS).sum(1) / disc.sum() * RINGS - 1).abs().max() < 0.05
 
 
+@pytest.mark.parametrize("side", range(8, 33))
+def test_no_die_changes_its_polar_bin_by_rounding(side):
+    dies = torch.ones(1, side, side + side % 3)
+    exact, rounded = polar_bins(dies.double(), SECTORS), polar_bins(dies, SECTORS)
+    assert torch.equal(exact, rounded)
+
+
 PATTERNS = {
     "lines": lambda y, x: abs(y - x) < 1,
     "rings": lambda y, x: abs(np.hypot(y - 11.5, x - 11.5) - 7) < 0.7,
