@@ -3,8 +3,8 @@
     python -m pipelines.benchmark            needs ../shared/data/wm811k, see its data spec
 
 Detectors are compared by `inspect-ai benchmark`, whose table of the full profile is printed first,
-from the rows in pipelines/results. The rest is measured here, on the run file of the winner: it
-is built and scanned if `artefacts/wm811k` does not hold it yet. Times are ratios within this run:
+from the rows in pipelines/results. The rest is measured here, on the winner's bundle, which
+`inspect-ai benchmark --profile full --only wm811k` makes. Times are ratios within this run:
 machines differ, and so do hours of one machine.
 """
 
@@ -23,8 +23,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from inspect_ai import metrics
-from inspect_ai.benchmark import speed
-from inspect_ai.benchmark.measure import commit
+from inspect_ai.benchmark import plan, speed
+from inspect_ai.benchmark.measure import BUILD, SCAN, commit
 from inspect_ai.bundle import bundle as bundles
 from inspect_ai.bundle.runtime import Scorer
 from inspect_ai.calibration.conformal import calibrate
@@ -32,10 +32,11 @@ from inspect_ai.data import manifest as manifests
 from inspect_ai.data.manifest import Manifest
 from inspect_ai.data.specs import DataSpec
 from inspect_ai.scores import Pixels
+from inspect_ai.steps import is_finished
 
 RUN = Path("pipelines/runs/wm811k.toml")
 SPEC = Path("data_specs/wm811k.toml")
-OUT = Path("artefacts")
+OUT = Path("artefacts/benchmark")
 COMMAND = [sys.executable, "-m", "inspect_ai.cli"]
 REPEATS = 5
 CANVAS = (64, 64)  # dies
@@ -48,20 +49,25 @@ def main() -> None:
     if not spec.root.is_dir():
         sys.exit(f"{spec.root} is not there: the figures are of WM-811K, see {SPEC}")
     print(_call("benchmark", "--profile", "full", "--print"))
-    bundle, scores = _built(RUN, OUT / "wm811k", OUT / "scan")
+    made = _made()
+    bundle = bundles.read(made / BUILD / "bundle")
+    scores = pd.read_parquet(made / SCAN / "scores")
     print(f"{RUN} at commit {commit()}, {os.cpu_count()} cores\n")
     _print_promises(bundle, scores)
     with tempfile.TemporaryDirectory(prefix="inspect-ai-") as folder:
-        _print_speed(bundle, spec, Path(folder))
+        _print_speed(bundle, manifests.make(spec).part("test"), Path(folder))
         _print_memory(bundle, spec, Path(folder))
     _print_start()
 
 
-def _built(file: Path, run: Path, scan: Path) -> tuple[bundles.Bundle, pd.DataFrame]:
-    _call("build", str(file), "--out", str(run))
-    bundle = run / "bundle"
-    _call("scan", str(bundle), "--spec", str(SPEC), "--split", "test", "--out", str(scan))
-    return bundles.read(bundle), pd.read_parquet(scan / "scores")
+def _made() -> Path:
+    """The winner's folder of the full benchmark."""
+    entries = plan.entries(RUN.parent, plan.profile("full"))
+    entry = next(e for e in entries if e.run == RUN.stem)
+    folder = OUT / entry.folder(entry.seed, "full")
+    if not is_finished(folder / SCAN):
+        sys.exit(f"{folder} is not there: inspect-ai benchmark --profile full --only {RUN.stem}")
+    return folder
 
 
 def _print_promises(bundle: bundles.Bundle, scores: pd.DataFrame) -> None:
@@ -79,12 +85,13 @@ def _print_promises(bundle: bundles.Bundle, scores: pd.DataFrame) -> None:
         print(f"| {rate:.1%} | {cells[0]} | {cells[1]} |")
 
 
-def _print_speed(bundle: bundles.Bundle, spec: DataSpec, folder: Path) -> None:
-    """End to end against the bare session, on the same maps with 2 % defects, alternating."""
-    table = pd.read_parquet(OUT / "wm811k" / "checkpoint" / "manifest.parquet")
-    test = Manifest(table[table["split"] == "test"], spec, spec.root)
+def _print_speed(bundle: bundles.Bundle, test: Manifest, folder: Path) -> None:
+    """End to end against the bare session, on the same maps with 2 % defects, alternating.
+
+    The session gets them on one canvas, a scan on canvases near their own size.
+    """
     paths = speed.batch(test).table["image_path"].tolist()
-    maps = speed.stack(spec, spec.root, paths, folder / "speed")
+    maps = speed.stack(test.spec, test.root, paths, folder / "speed")
     file = _spec_of(folder / "speed")
     scorer = Scorer(bundle, "cpu")
     ratios, whole = [], []
