@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from inspect_ai import metrics
 from inspect_ai.benchmark import plan, speed
-from inspect_ai.benchmark.measure import BUILD, SCAN, commit
+from inspect_ai.benchmark.measure import BUILD, commit
+from inspect_ai.benchmark.plan import SCAN
 from inspect_ai.bundle import bundle as bundles
 from inspect_ai.bundle.runtime import Scorer
 from inspect_ai.calibration.conformal import calibrate

@@ -85,7 +85,7 @@ class Fixed(Model):
 
 
 def main(only: list[str]) -> None:
-    """Prints the table and writes it down."""
+    """Prints the table and writes it down; with `only`, prints some of its columns."""
     columns: dict[str, dict[str, float]] = {}
     for name in NAMES:
         found = recipe.read(RUNS / f"{name}.toml")
@@ -138,4 +138,6 @@ def _scores(
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(sys.argv[2:] if sys.argv[1:2] == ["--only"] else [])
+    if sys.argv[1:] and (sys.argv[1] != "--only" or not sys.argv[2:]):
+        sys.exit("Usage: python -m pipelines.study [--only DATA ...]")
+    main(sys.argv[2:])

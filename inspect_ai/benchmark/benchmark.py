@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from inspect_ai import steps
 from inspect_ai.benchmark import compare, lines, page, plan, results, table
 from inspect_ai.benchmark.measure import Bench, measured
 from inspect_ai.benchmark.plan import Entry, Profile
@@ -57,34 +58,24 @@ def run(asked: Asked, say: Say, open_log: OpenLog) -> Path:
     entries = plan.entries(asked.runs, profile)
     _require_known(asked.only, entries)
     results.require_writable(asked.results / profile.name)
+    results.require_writable(asked.out)
     known = {entry.run: entry for entry in entries}
     bench = Bench(profile, asked.out, asked.data, asked.device, known=known)
     here, skipped = _at_hand(entries, asked.data)
     for text in skipped:
         say(text)
-    for (_, data), found in groupby(here, key=lambda e: (e.base is not None, e.data)):
-        group = list(found)
-        for entry, seed in _due(group, profile, asked):
-            _add(bench, entry, seed, asked, say, open_log)
-        _compare(data, asked, open_log)
+    with steps.alone(asked.out):  # beside another one, no time would be true
+        for (_, data), found in groupby(here, key=lambda e: (e.base is not None, e.data)):
+            group = list(found)
+            for entry, seed in _due(group, profile, asked):
+                _add(bench, entry, seed, asked, say, open_log)
+            _compare(data, {e.code_hash for e in group}, asked, open_log)
     rows = results.read_all(asked.results, profile.name)
     results.write_table(asked.results, profile.name, rows)
     sections = lines.sections(entries, rows)
     text = table.markdown(sections, profile.name)
     (asked.results / profile.name / TABLE).write_text(text, encoding="utf-8")
     return page.render(sections, profile.name, skipped, asked.out)
-
-
-def printed(asked: Asked) -> str:
-    """The table of the rows that stand, as Markdown; needs no data and trains nothing.
-
-    Raises:
-        BadSettings, MissingData: as `run`.
-    """
-    profile = plan.profile(asked.profile)
-    rows = results.read_all(asked.results, profile.name)
-    entries = plan.entries(asked.runs, profile)
-    return table.markdown(lines.sections(entries, rows), profile.name)
 
 
 def _require_known(only: Sequence[str], entries: Sequence[Entry]) -> None:
@@ -102,7 +93,8 @@ def _at_hand(entries: Sequence[Entry], data: Path | None) -> tuple[list[Entry], 
     here, skipped = list[Entry](), dict[str, str]()
     for entry in entries:
         roots = [e.root(data) for e in (entry, entry.base) if e is not None]
-        absent = [root for root in roots if root is not None and not root.is_dir()]
+        made = data is None and entry.spec is not None and entry.spec.simulate is not None
+        absent = [] if made else [r for r in roots if r is not None and not r.is_dir()]
         if absent:
             skipped[entry.data] = f"skipped {entry.data}: {absent[0]} is not there"
         else:
@@ -144,9 +136,10 @@ def _kept(asked: Asked, entry: Entry, seed: int, profile: str) -> Row | None:
     return row if row is not None and row.code_hash == entry.code_hash else None
 
 
-def _compare(data: str, asked: Asked, open_log: OpenLog) -> None:
-    """Holds the rows of a data set against its best baseline, and keeps those that changed."""
-    rows = [r for r in results.read_all(asked.results, asked.profile) if r.data == data]
+def _compare(data: str, today: set[str], asked: Asked, open_log: OpenLog) -> None:
+    """Holds today's rows of a data set against its best baseline, and keeps those that changed."""
+    kept = results.read_all(asked.results, asked.profile)
+    rows = [r for r in kept if r.data == data and r.code_hash in today]
     for old, new in zip(rows, compare.compared(rows, asked.out), strict=True):
         if new != old:
             _keep(new, asked, open_log)

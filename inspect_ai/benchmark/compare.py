@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from inspect_ai.benchmark.measure import SCAN
-from inspect_ai.benchmark.plan import BASELINE
+from inspect_ai.benchmark.plan import BASELINE, SCAN
 from inspect_ai.benchmark.rows import Figure, Row
 from inspect_ai.metrics import FEWEST, Rows, auroc, bootstrap_interval, threshold_at
 from inspect_ai.scores import Bool, Float64

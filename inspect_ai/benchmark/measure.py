@@ -20,19 +20,19 @@ from typing import Any
 from inspect_ai import build, progress, recipe, steps
 from inspect_ai.batch.scan import Options, scan
 from inspect_ai.benchmark import clock, speed, told
-from inspect_ai.benchmark.plan import Entry, Profile
+from inspect_ai.benchmark.plan import SCAN, Entry, Profile
 from inspect_ai.benchmark.rows import Row
 from inspect_ai.bundle import bundle as bundles
 from inspect_ai.bundle.bundle import Bundle
 from inspect_ai.data import manifest as manifests
 from inspect_ai.data.manifest import Manifest
-from inspect_ai.errors import BadSettings, NoSpace
+from inspect_ai.errors import BadSettings, NoSpace, OutputInUse
 from inspect_ai.recipe import Recipe
 from inspect_ai.review import scanned
 from inspect_ai.tracking import Nothing
 from inspect_ai.train import DESCRIPTION, inputs, load, member_folder
 
-BUILD, SCAN, SPEED = "build", "scan", "speed"
+BUILD, SPEED = "build", "speed"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal, in torch's messages
 LONGEST = 1000  # characters of an error
 DEPENDED_ON = ("inspect_ai", "pipelines/runs", "data_specs")  # not the rows themselves
@@ -70,12 +70,13 @@ def measured(bench: Bench, entry: Entry, seed: int) -> Row:
     """The row of an entry and a seed; one with its error where anything goes wrong.
 
     Raises:
-        NoSpace: the disk is full, which is no detector's fault.
+        NoSpace, OutputInUse: the disk is full or closed to us, which is no detector's fault.
     """
     row = _begun(bench, entry, seed)
     try:
-        return row.model_copy(update=_measured(bench, entry, seed, bench.out / row.folder))
-    except NoSpace:
+        with steps.disk(bench.out):
+            return row.model_copy(update=_measured(bench, entry, seed, bench.out / row.folder))
+    except (NoSpace, OutputInUse):
         raise
     except Exception as error:
         said = " ".join(COLOUR.sub("", str(error)).split())
@@ -182,5 +183,7 @@ def _scanned(bundle: Bundle, images: Manifest, out: Path) -> dict[str, Any]:
         scan(bundle, images, out, Options("cpu"), bar)
     figures = told.figures(scanned.read(out))
     if images.table["mask_path"].isna().all():
-        shutil.rmtree(out / "maps")  # pictures of thousands of defects, which nobody looks at
+        shutil.rmtree(
+            out / "maps", ignore_errors=True
+        )  # pictures of thousands of defects, which nobody looks at
     return figures

@@ -18,6 +18,7 @@ from inspect_ai.errors import BadSettings, InspectError, MissingData
 # rooms that touch no score: a change there leaves rows as they are
 OUTSIDE = {"commands", "review", "benchmark", "tracking", "cli", "demo", "progress"}
 BASELINE = "baseline"
+SCAN = "scan"  # folder of a row's scores
 FAMILIES = {
     "wafer_statistics": BASELINE,
     "pca": BASELINE,
@@ -119,7 +120,10 @@ def entries(runs: Path, asked: Profile) -> list[Entry]:
     if not paths:
         raise MissingData(f"{runs} holds no run file (*.toml). Pass their folder with --runs.")
     code = code_hash()
-    found = [_entry(path, code) for path in paths]
+    found = [
+        _entry(path, code if asked.seconds is None else _sha(code, f"{asked.seconds}"))
+        for path in paths
+    ]
     taken = [e for e in found if asked.data is None or e.data in (*asked.data, UNKNOWN)]
     taken += [moved for e in taken if (moved := _transfer(e)) is not None]
     return sorted(taken, key=_turn)
@@ -150,7 +154,7 @@ def _entry(path: Path, code: str) -> Entry:
     try:
         fields = _toml(path)
         spec_path, text = Path(str(fields["data_spec"])), _text(path, fields)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         problem = f"{path} is no run file ({type(error).__name__}: {error}). Correct it."
         named = _sha(code, str(error))
         return Entry(path.stem, path, UNKNOWN, None, "", 0, named, problem)
@@ -173,10 +177,14 @@ def _transfer(base: Entry) -> Entry | None:
     path = Path(str(_toml(base.path)["data_spec"])).with_name(f"{other}.toml")
     if not path.is_file():
         return None
-    spec = DataSpec.from_toml(path)
+    run, model, seed = f"{base.run} on {other}", base.model, base.seed
+    try:
+        spec = DataSpec.from_toml(path)
+    except InspectError as error:
+        named = _sha(base.code_hash, str(error))
+        return Entry(run, base.path, other, None, model, seed, named, str(error), base)
     named = _sha(base.code_hash, spec.hash())
-    run = f"{base.run} on {spec.name}"
-    return Entry(run, base.path, spec.name, spec, base.model, base.seed, named, base=base)
+    return Entry(run, base.path, spec.name, spec, model, seed, named, base=base)
 
 
 def _toml(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from inspect_ai.data import images, layouts
 from inspect_ai.data import manifest as manifests
 from inspect_ai.data.manifest import Manifest
 from inspect_ai.data.specs import DataSpec
-from inspect_ai.errors import BadImages
+from inspect_ai.errors import BadImages, MissingData
 from inspect_ai.scores import Pixels
 
 MOST = 4285  # images of a batch
@@ -40,7 +40,7 @@ def images_per_second(bundle: Bundle, manifest: Manifest, folder: Path) -> float
         made = prepared(batch(manifest), folder / "images")
         scans = [scan(bundle, made, folder / f"scan{i}", Options("cpu")) for i in range(REPEATS)]
         return statistics.median(s.images / max(s.seconds, 1e-9) for s in scans)
-    except BadImages:
+    except (BadImages, MissingData):
         return None
     finally:
         shutil.rmtree(folder, ignore_errors=True)

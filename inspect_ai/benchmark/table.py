@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from inspect_ai.benchmark import lines, plan, results
 from inspect_ai.benchmark.lines import Line, Section
 from inspect_ai.benchmark.plan import BASELINE
 from inspect_ai.benchmark.rows import Figure, enough
@@ -24,6 +26,21 @@ def markdown(sections: Sequence[Section], profile: str) -> str:
     """One table for each data set, under a line that says what made it."""
     parts = [_head(sections, profile), *(_section(section) for section in sections)]
     return "\n\n".join(parts) + "\n"
+
+
+def printed(profile: str, runs: Path, kept: Path) -> str:
+    """The table of the rows that stand; needs no data, no torch, and trains nothing.
+
+    Args:
+        runs: folder of run files. kept: folder of rows.
+
+    Raises:
+        BadSettings: no such profile.
+        MissingData: no run file.
+    """
+    asked = plan.profile(profile)
+    rows = results.read_all(kept, profile)
+    return markdown(lines.sections(plan.entries(runs, asked), rows), profile)
 
 
 def columns(section: Section, by_class: bool = True) -> list[Column]:

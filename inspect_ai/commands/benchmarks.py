@@ -26,16 +26,18 @@ def benchmark(
     track: Track = True,
 ) -> None:
     """Measure every run file on its data against the baselines; goes on where it was stopped."""
+    from inspect_ai.benchmark.table import printed
+
+    if print_only:
+        typer.echo(printed(profile, runs, results), nl=False)
+        return
     with workshop():
         from inspect_ai.benchmark import benchmark as bench
         from inspect_ai.train import torch_device
 
     computes = torch_device(device.value)
     asked = bench.Asked(profile, runs, results, out, data, tuple(only or ()), computes)
-    if print_only:
-        typer.echo(bench.printed(asked), nl=False)
-        return
     page = bench.run(asked, typer.echo, lambda title, key: tracked(title, track, key))
-    typer.echo(f"\n{bench.printed(asked)}")
+    typer.echo(f"\n{printed(profile, runs, results)}")
     typer.echo(f"rows: {results / profile}")
     typer.echo(f"page: {page}")

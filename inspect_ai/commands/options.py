@@ -86,7 +86,7 @@ def workshop() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "onnx", "onnxscript", "safetensors"):
+        if error.name not in ("torch", "onnx", "onnxscript", "safetensors", "sklearn"):
             raise
         raise NotInstalled(
             f"This command needs {error.name}, which the shop floor does without. Install the "

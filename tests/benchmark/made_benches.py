@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from inspect_ai.benchmark.benchmark import Asked, printed, run
+from inspect_ai.benchmark.benchmark import Asked, run
 from inspect_ai.benchmark.rows import ClassFigures, Figure, Row
+from inspect_ai.benchmark.table import printed
 from inspect_ai.data import simulate
 from inspect_ai.data.simulate_maps import MapSettings
 from inspect_ai.tracking import Nothing
@@ -89,7 +90,7 @@ class Bench:
         return run(self.asked(profile, **more), self.said.append, self.log)
 
     def table(self, profile="quick"):
-        return printed(self.asked(profile))
+        return printed(profile, self.folder / "runs", self.folder / "results")
 
     def rows(self, profile="quick"):
         return sorted(p.name for p in (self.folder / "results" / profile).glob("*/*.parquet"))
