@@ -128,8 +128,8 @@ def _measured(bench: Bench, entry: Entry, seed: int, folder: Path) -> dict[str, 
     if entry.base is None:
         bundle = _built(bench, entry, seed, folder)
         test = bench.images(entry).part("test")
-        fields = _costs(bundle, folder)
-        fields["images_per_second"] = speed.images_per_second(bundle, test, folder / SPEED)
+        rate = timed(bench, entry, folder.name)
+        fields = _costs(bundle, folder) | {"images_per_second": rate}
     else:
         made = bench.out / entry.base.folder(seed, bench.profile.name)
         bundle = _built(bench, entry.base, seed, made)
@@ -165,6 +165,13 @@ def _take_over(bench: Bench, entry: Entry, asked: Recipe, images: Manifest, out:
             shutil.rmtree(part, ignore_errors=True)  # of a kill
             shutil.copytree(source, part)
             part.replace(target)
+
+
+def timed(bench: Bench, entry: Entry, folder: str) -> float | None:
+    """Images a second of a bundle that was built, on the test split's speed batch."""
+    bundle = bundles.read(bench.out / folder / BUILD / "bundle")
+    test = bench.images(entry).part("test")
+    return speed.images_per_second(bundle, test, bench.out / folder / SPEED)
 
 
 def _costs(bundle: Bundle, folder: Path) -> dict[str, Any]:

@@ -22,6 +22,9 @@ def benchmark(
     print_only: Annotated[
         bool, typer.Option("--print", help="Print the table of stored rows, measure nothing.")
     ] = False,
+    retime: Annotated[
+        bool, typer.Option("--retime", help="Time scans of stored rows again, on an idle machine.")
+    ] = False,
     device: Compute = Device.cpu,
     track: Track = True,
 ) -> None:
@@ -36,7 +39,7 @@ def benchmark(
         from inspect_ai.train import torch_device
 
     computes = torch_device(device.value)
-    asked = bench.Asked(profile, runs, results, out, data, tuple(only or ()), computes)
+    asked = bench.Asked(profile, runs, results, out, data, tuple(only or ()), computes, retime)
     page = bench.run(asked, typer.echo, lambda title, key: tracked(title, track, key))
     typer.echo(f"\n{printed(profile, runs, results)}")
     typer.echo(f"rows: {results / profile}")
