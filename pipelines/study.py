@@ -22,6 +22,7 @@ from inspect_ai import metrics, recipe, train
 from inspect_ai.data import manifest as manifests
 from inspect_ai.data.manifest import Manifest
 from inspect_ai.data.specs import DataSpec
+from inspect_ai.errors import MissingData
 from inspect_ai.recipe import Recipe
 from inspect_ai.scores import Pixels
 from inspect_ai.scoring.rule import Seen
@@ -42,6 +43,7 @@ NAMES = (
     "aws_cookies_autoencoder",
 )
 OUT, TABLE = Path("artefacts/study"), Path("pipelines/results/study.md")
+NOT_HERE = "–"  # needs dies, or more good images than there are
 PLAIN = {"blur": 1.0}
 MIXED = ["l1", "l2", "largest", "ssim", "gradient"]
 RULES: dict[str, dict[str, object]] = {
@@ -98,7 +100,7 @@ def main(only: list[str]) -> None:
         columns[spec.name] = dict(_column(found, manifests.make(spec), OUT / name))
     lines = ["| rule | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
     for rule in RULES:
-        cells = [f"{c[rule]:.3f}" if rule in c else "needs dies" for c in columns.values()]
+        cells = [f"{c[rule]:.3f}" if rule in c else NOT_HERE for c in columns.values()]
         lines.append(f"| {rule} | " + " | ".join(cells) + " |")
     text = "\n".join(lines) + "\n"
     print(text, end="")
@@ -121,7 +123,11 @@ def _column(made: Recipe, manifest: Manifest, out: Path) -> Iterator[tuple[str, 
         if rule.maps_only and manifest.spec.image.kind != "wafer_map":
             continue
         detector = Single(trained.preprocess, Fixed(trained.model), rule)
-        detector.fit(unused, lambda: feed.raw(held, manifest, 64), run)
+        try:
+            detector.fit(unused, lambda: feed.raw(held, manifest, 64), run)
+        except MissingData as error:
+            print(f"{manifest.spec.name}, {name}: {error}", file=sys.stderr)
+            continue
         good, bad = (
             _scores(detector, feed.raw(test[test["gt_label"] == label], manifest, 64))
             for label in (0, 1)
