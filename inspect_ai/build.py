@@ -17,6 +17,7 @@ from inspect_ai.calibration.conformal import calibrate as conformal
 from inspect_ai.calibration.conformal import require
 from inspect_ai.data.manifest import Manifest, require_groups
 from inspect_ai.export import export
+from inspect_ai.models.fusion import require_curves
 from inspect_ai.recipe import Recipe
 from inspect_ai.review import curves
 from inspect_ai.scores import Float32
@@ -49,10 +50,9 @@ def build(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str =
     calibration = calibrate(checkpoint, manifest, out / "calibration")
     bundle = export(checkpoint, calibration, manifest, out / "bundle")
     card = bundles.read(bundle).card
-    log.numbers(recipe.budget.steps, _figures(card))
-    for made in (checkpoint / CURVE, calibration / PICTURE, bundle):
-        if made.exists():
-            log.artefact(made)
+    log.numbers(recipe.steps, _figures(card))
+    for made in (*sorted(checkpoint.rglob(CURVE)), calibration / PICTURE, bundle):
+        log.artefact(made)
     if not step.finished:
         step.finish(bundle=str(bundle), image_threshold=card.image_threshold)
     return bundle
@@ -68,7 +68,9 @@ def check(recipe: Recipe, manifest: Manifest) -> None:
     require_groups(manifest)
     for member in recipe.members or (recipe,):
         hold_out(manifest.good("train"), member)
-    _, rows = yardsticks(recipe, manifest)
+    joining, rows = yardsticks(recipe, manifest)
+    if recipe.members:
+        require_curves(len(joining))
     require(len(rows), recipe.false_alarm_rate, recipe.confidence)
     new_detector(recipe, manifest.spec, manifest.root)
 

@@ -20,7 +20,7 @@ Score = Annotated[
     Field(discriminator="rule"),
 ]
 Grid = tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=4)]]
-FUSION = "fusion"
+FUSION, HELD_OUT = "fusion", 0.15
 
 
 class Recipe(Settings):
@@ -29,7 +29,7 @@ class Recipe(Settings):
     data_spec: Path  # relative to the current folder
     grid: Grid  # (height, width) of the model's view, in cells
     turn: bool = False  # train on all eight orientations; only where none is special
-    held_out: float = Field(default=0.15, gt=0, lt=1)  # share of train kept for fitting the rule
+    held_out: float = Field(default=HELD_OUT, gt=0, lt=1)  # share of train kept for fitting the rule
     false_alarm_rate: float = Field(gt=0, lt=1)  # share of good images that may be flagged
     confidence: float | None = Field(default=None, gt=0, lt=1)  # None: the rate holds on average
     members: tuple["Recipe", ...] = ()  # of a fusion: run files beside this one
@@ -61,6 +61,10 @@ class Recipe(Settings):
             )
         if (self.score is None) != bool(self.members):
             raise ValueError("needs [score] with a rule, or 'members', which have their own")
+        if any(member.members for member in self.members):
+            raise ValueError("a member may not be a fusion; list its members instead")
+        if self.members and (self.turn or self.held_out != HELD_OUT):
+            raise ValueError("'turn' and 'held_out' belong to the members' run files; drop them")
         if any(member.data_spec != self.data_spec for member in self.members):
             raise ValueError("every member needs the data_spec of the fusion; use run files of one")
         return self
@@ -99,7 +103,8 @@ class Recipe(Settings):
         if self.members:
             share = seconds and seconds / len(self.members)
             members = tuple(member.seeded(seed, share) for member in self.members)
-            return self.model_copy(update={"members": members})
+            budget = self.budget.model_copy(update={"seed": seed})
+            return self.model_copy(update={"members": members, "budget": budget})
         limit = min(filter(None, (self.budget.seconds, seconds)), default=None)
         budget = self.budget.model_copy(update={"seed": seed, "seconds": limit})
         return self.model_copy(update={"budget": budget})
@@ -122,6 +127,10 @@ class Recipe(Settings):
         return hashlib.sha256(fields.encode()).hexdigest()
 
 
+def _beside(name: object, path: Path) -> bool:
+    return isinstance(name, str) and Path(name).name == name and name != path.name
+
+
 def read(path: Path) -> Recipe:
     """A run file and its model table, and those of its members, checked before any work.
 
@@ -131,8 +140,11 @@ def read(path: Path) -> Recipe:
     """
     fields = toml(path)
     members = fields.get("members", [])
-    if members and not all(isinstance(name, str) for name in members):
-        raise BadSettings(f"{path}: 'members' must be names of run files beside it, got {members}.")
+    if not isinstance(members, list) or not all(_beside(name, path) for name in members):
+        raise BadSettings(
+            f"{path}: 'members' must be names of other run files beside it, got {members}. "
+            'Write members = ["one.toml", "other.toml"].'
+        )
     inner = tuple(read(path.with_name(name)) for name in members)
     recipe = Recipe.checked(fields | ({"members": inner} if inner else {}), str(path))
     recipe.model_config_()

@@ -51,7 +51,7 @@ class Trained:
 
 
 def train(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str = "cpu") -> Path:
-    """Fits a detector on the good images of split `train`.
+    """Fits a detector on the good images of split `train`; a fusion's curves on some of `calibrate`.
 
     Raises:
         MissingData: the split has no good image.
@@ -71,7 +71,9 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str =
 def _fit(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str) -> dict[str, object]:
     detector = single(recipe, manifest.spec, manifest.root)
     fit_rows, held_rows = hold_out(manifest.good("train"), recipe)
-    history, began = _History(out / "history.jsonl"), time.monotonic()
+    history, kept = _History(out / "history.jsonl"), Checkpoints(out / "state.safetensors")
+    saved = kept.load()
+    began = time.monotonic() - (float(saved[1]["seconds"]) if saved else 0.0)
     with progress.bar("train") as bar:
 
         def report(number: int, losses: Mapping[str, float]) -> None:
@@ -80,7 +82,7 @@ def _fit(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str) -
                 log.numbers(number + 1, history.recent(50))
             bar(number + 1, recipe.budget.steps)
 
-        run = Run(recipe.budget, report, Checkpoints(out / "state.safetensors"), device)
+        run = Run(recipe.budget, report, kept, device)
         with feed.Pool(out / "pool.part") as pool:
             images, budget = _prepared(pool, detector, fit_rows, manifest), recipe.budget
             sizes = feed.sides(images) if images.dtype == np.uint8 else None
@@ -88,7 +90,7 @@ def _fit(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str) -
             detector.fit(drawn, lambda: feed.raw(held_rows, manifest, BATCH), run)
     _keep(detector, recipe, manifest, out)
     history.draw(out)
-    Checkpoints(out / "state.safetensors").drop()
+    kept.drop()
     seconds = round(time.monotonic() - began, 1)
     return {"images": len(fit_rows), "held_out_images": len(held_rows), "train_seconds": seconds}
 

@@ -191,6 +191,7 @@ def test_a_fusion_holds_its_members_as_values(read, members):
 def test_another_seed_and_a_limit_reach_every_member(read, members):
     found, alone = read(FUSION).seeded(7, seconds=60), read().seeded(3, seconds=60)
     assert [(m.budget.seed, m.budget.seconds) for m in found.members] == [(7, 30), (7, 30)]
+    assert found.budget.seed == 7  # other lots for the curves, too
     assert (alone.budget.seed, alone.budget.seconds) == (3, 60)
     assert alone.seeded(3, seconds=90).budget.seconds == 60  # the run file's own limit stays
     assert found.hash() != read(FUSION).hash()
@@ -200,13 +201,17 @@ def test_another_seed_and_a_limit_reach_every_member(read, members):
     ("old", "new", "wanted"),
     [
         ('"two.toml"', '"none.toml"', r"none\.toml"),
-        ('"two.toml"', "3", "names of run files beside it"),
+        ('"two.toml"', "3", "names of other run files beside it"),
         ('"fusion"', '"autoencoder"', "'members' and .* need each other"),
         (
             'members = ["one.toml", "two.toml"]\n',
             "grid = [16, 16]\nbudget.steps = 1\n",
             "each other",
         ),
+        ('["one.toml", "two.toml"]', "3", "names of other run files"),
+        ('"two.toml"', '"../b/two.toml"', "names of other run files"),
+        ('"two.toml"', '"run.toml"', "names of other run files"),
+        ("[model]", "turn = true\n[model]", "belong to the members"),
         ("spec.toml", "other.toml", "every member needs the data_spec"),
         ("[model]", '[score]\nrule = "l1"\n[model]', "'members', which have their own"),
     ],
@@ -214,6 +219,12 @@ def test_another_seed_and_a_limit_reach_every_member(read, members):
 def test_a_fusion_that_does_not_fit_together_is_refused(read, members, old, new, wanted):
     with pytest.raises((BadSettings, MissingData), match=wanted):
         read(FUSION.replace(old, new))
+
+
+def test_a_fusion_of_fusions_is_refused(read, members, tmp_path):
+    (tmp_path / "both.toml").write_text(FUSION, encoding="utf-8")
+    with pytest.raises(BadSettings, match="may not be a fusion; list its members"):
+        read(FUSION.replace("two.toml", "both.toml"))
 
 
 def test_a_run_file_without_a_score_is_told_so(read):

@@ -130,7 +130,8 @@ class Denoiser(Model):
         x1 = self.decoder[1](x1 + doubled(self.up[1](F.silu(x2))) * m1, m1)
         logits = F.pixel_shuffle(self.dies(F.silu(x1)), 2)
         removed = (logits.sigmoid() * fail).sum((1, 2, 3)).clamp(min=0.05).log() / 2
-        most = torch.logsumexp((logits - 30 * (1 - fail)).flatten(1), 1) / 4
+        # of failing dies; where none fails, of dies: what is no die has no say
+        most = torch.logsumexp((logits - 30 * (2 - fail - die)).flatten(1), 1) / 4
         seen = [pooled(x1, m1), pooled(x2, m2), pooled(x3, m3), counts]
         odds = self.head(torch.cat([*seen, torch.stack([removed, most], 1)], 1))
         return odds[:, 0], moved(logits[:, :, :height, :width], -top, -left)

@@ -57,6 +57,19 @@ class Config(Settings):
         return Fusion(self, members)
 
 
+def require_curves(images: int) -> None:
+    """Refuses good images too few for curves with a tail.
+
+    Raises:
+        MissingData: fewer than FEWEST.
+    """
+    if images < FEWEST:
+        raise MissingData(
+            f"{images} good image(s) for the curves of a fusion, needed are {FEWEST}. Add images "
+            "to the 'calibrate' split, or raise curve_share in [model]."
+        )
+
+
 class Fusion(Detector):
     """See the module's docstring for the method."""
 
@@ -84,11 +97,7 @@ class Fusion(Detector):
             MissingData: too few of them for a tail.
         """
         scores, peaks = self._measured(good)
-        if len(scores) < FEWEST:
-            raise MissingData(
-                f"{len(scores)} good image(s) for the curves of a fusion, needed are {FEWEST}. Add "
-                "images to the 'calibrate' split, or raise curve_share in [model]."
-            )
+        require_curves(len(scores))
         for k, own in enumerate(scores.T):
             knots, slopes = curve(own.astype(np.float64), self.config.tail)
             self.knots[k], self.slopes[k] = torch.from_numpy(knots), torch.from_numpy(slopes)

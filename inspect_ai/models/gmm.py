@@ -26,13 +26,11 @@ Shapes: N images, C channels, h, w cells, K numbers of a vector, G components, B
 """
 
 import math
-import warnings
 from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from pydantic import Field
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
@@ -43,7 +41,7 @@ from inspect_ai.scoring.rule import Seen
 from inspect_ai.settings import Settings
 from inspect_ai.training.descent import Drawn, Run
 from inspect_ai.training.detector import Model
-from inspect_ai.training.vectors import Vectors, fill, one_thread, uncovered
+from inspect_ai.training.vectors import Vectors, fill, uncovered
 
 LEAST = 0.1  # of the usual spread of a number
 
@@ -110,9 +108,7 @@ class GMM(Model):
         spread = np.maximum(np.sqrt(variance), floor)
         fill(self.centre, centre)
         fill(self.spread, spread)
-        with warnings.catch_warnings(), one_thread():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # any mixture is a density
-            self.mixture.fit((vectors - centre) / spread, run.budget.seed, self.config.ridge)
+        self.mixture.fit((vectors - centre) / spread, run.budget.seed, self.config.ridge)
         return self
 
     def drawn(self, images: Tensor, rng: np.random.Generator) -> Tensor:

@@ -27,11 +27,11 @@ Shapes: N images, H, W cells, K statistics, M good images kept.
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
 from typing_extensions import override
@@ -67,6 +67,12 @@ class Config(Settings):
                 f"{', '.join(unknown) or 'a name'} unknown or twice; known: {', '.join(STATISTICS)}"
             )
         return names
+
+    @model_validator(mode="after")
+    def _enough_kept(self) -> Self:
+        if self.nearest > self.kept:
+            raise ValueError(f"nearest = {self.nearest} of {self.kept} kept; raise 'kept'")
+        return self
 
     def build(self, channels: int, grid: tuple[int, int]) -> "Density":
         """The rule; it fits any grid."""
@@ -109,10 +115,12 @@ class Density(Rule):
     @override
     def fit(self, pairs: Iterable[tuple[Tensor, Seen]]) -> None:
         found = torch.cat([self.statistics(Evidence(*pair)) for pair in pairs])
-        if len(found) < 2:
+        needed = {"neighbours": self.config.nearest, "gmm": self.config.components}
+        least = max(2, needed.get(self.config.density, 2))
+        if len(found) < least:
             raise MissingData(
-                f"{len(found)} good image(s) held out of training; rule 'density' needs 2 or more. "
-                "Add images, or raise 'held_out' in the run file."
+                f"{len(found)} good image(s) held out of training; rule 'density' needs {least} or "
+                "more. Add images, or raise 'held_out' in the run file."
             )
         self.mean.copy_(found.mean(0))
         self.spread.copy_(found.std(0).clamp(min=1e-6))

@@ -9,9 +9,12 @@ Shapes: N vectors of K numbers, G components.
 """
 
 import math
+import warnings
 
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -47,7 +50,9 @@ class Mixture(nn.Module):
                 "and two. Add images, or ask for fewer components."
             )
         made = GaussianMixture(count, reg_covar=ridge, random_state=seed, max_iter=200)
-        made.fit(vectors)
+        with threadpool_limits(1), warnings.catch_warnings():  # threads wait on each other
+            warnings.simplefilter("ignore", ConvergenceWarning)  # any mixture is a density
+            made.fit(vectors)
         self._set(made.weights_, made.means_, made.precisions_cholesky_)
 
     def _set(self, weights: Float64, means: Float64, whiten: Float64) -> None:

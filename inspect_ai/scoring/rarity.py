@@ -32,8 +32,9 @@ def curve(scores: Float64, tail: float) -> tuple[Float64, Float64]:
     Knots are evenly spaced in L up to where the tail begins; the last has the tail's slope.
     """
     ordered = np.sort(scores)
-    width = max(float(np.ptp(ordered)), 1e-6)
     places = np.quantile(ordered, 1 - np.exp(np.linspace(0, np.log(tail), KNOTS)))
+    # the width of the body: one good image far out must not make all others a tie
+    width = max(float(np.ptp(places)), 1e-5 * float(np.abs(ordered).max()), 1e-6)
     far = np.flatnonzero(np.diff(places, prepend=-np.inf) > 1e-3 * width)  # ties are one knot
     knots = places[far]
     nats = -np.log(1 - np.searchsorted(ordered, knots) / len(ordered))

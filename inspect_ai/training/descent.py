@@ -59,10 +59,12 @@ def descend(players: Mapping[str, nn.Module], loss: Loss, batches: Drawn, run: R
         Diverged: a loss is not finite; names the step and the player.
     """
     state = _State(players, run.budget)
-    first, began = state.restore(run.checkpoints), time.monotonic()
+    first = state.restore(run.checkpoints)
+    began = time.monotonic() - state.seconds
     for step in range(first, run.budget.steps):
-        spent = (time.monotonic() - began) / (run.budget.seconds or math.inf)
-        if spent >= 1 and step > first:
+        state.seconds = time.monotonic() - began
+        spent = state.seconds / (run.budget.seconds or math.inf)
+        if spent >= 1 and step:
             break
         state.place = max(step, spent * run.budget.steps)  # in the course of the learning rate
         torch.manual_seed(run.budget.seed * 1_000_003 + step)  # noise depends on the step alone
@@ -111,7 +113,7 @@ class _State:
     """Weights, their running means and Adam's moments: all that a resumed run needs."""
 
     def __init__(self, players: Mapping[str, nn.Module], budget: Budget) -> None:
-        self.players, self.budget, self.place = players, budget, 0.0
+        self.players, self.budget, self.place, self.seconds = players, budget, 0.0, 0.0
         self.adams = {n: torch.optim.Adam(p.parameters()) for n, p in players.items()}
         self.means = {n: _copies(p) for n, p in players.items()}
 
@@ -132,7 +134,7 @@ class _State:
             player.load_state_dict(self.means[name])
 
     def tensors(self) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
+        found = {"seconds": torch.tensor(self.seconds, dtype=torch.float64)}
         for name, player in self.players.items():
             found |= {f"{name}/weights/{k}": v for k, v in player.state_dict().items()}
             found |= {f"{name}/means/{k}": v for k, v in self.means[name].items()}
@@ -145,6 +147,7 @@ class _State:
         if saved is None:
             return 0
         step, tensors = saved
+        self.seconds = float(tensors["seconds"])
         for name, player in self.players.items():
             player.load_state_dict(_below(tensors, f"{name}/weights/"))
             for key, mean in _below(tensors, f"{name}/means/").items():

@@ -84,6 +84,14 @@ def test_zeros_around_a_wafer_change_nothing(pad):
 
 
 @torch.no_grad()
+def test_a_map_without_fails_is_scored_the_same_on_any_canvas():
+    built, images = stirred(model()), maps(4)
+    images[:, 0] = 0
+    own, padded = built(images).odds, built(F.pad(images, (0, 40, 8, 32))).odds
+    assert torch.allclose(own, padded, atol=1e-5)
+
+
+@torch.no_grad()
 def test_views_average_the_logits_of_mirrored_maps():
     images, one, four = maps(4), stirred(model()), model(views=4)
     four.load_state_dict(one.state_dict())

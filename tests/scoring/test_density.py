@@ -102,8 +102,16 @@ def test_patterns_score_above_good_images_by_any_density(density, odd):
 @pytest.mark.parametrize("density", DENSITIES)
 def test_one_image_is_too_few_to_fit_on_and_the_message_says_so(density):
     image = good(1)
-    with pytest.raises(MissingData, match=r"1 good image.* needs 2 or more.*held_out"):
+    with pytest.raises(MissingData, match=r"1 good image.* needs \d or more.*held_out"):
         rule(density).fit([(image, flat(image))])
+
+
+def test_fewer_good_images_than_neighbours_are_refused():
+    images = good(4)
+    with pytest.raises(MissingData, match=r"4 good image.* needs 5 or more"):
+        rule("neighbours").fit([(images, flat(images))])
+    with pytest.raises(BadSettings, match="raise 'kept'"):
+        rule("neighbours", kept=3, nearest=5)
 
 
 def test_an_unknown_or_repeated_statistic_is_refused_with_those_there_are():

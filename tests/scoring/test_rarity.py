@@ -36,6 +36,14 @@ def test_a_larger_score_is_never_less_rare_even_where_many_tie(seed, count, valu
     assert (np.diff(found) >= -1e-3).all()
 
 
+@pytest.mark.parametrize("far", [30, 500, 1e5])
+def test_one_good_image_far_out_does_not_make_the_others_a_tie(far):
+    good = np.random.default_rng(0).normal(size=1000)
+    usual, found = (nats([1.0, 3.0], *curve(g, 0.05)) for g in (good, np.append(good, far)))
+    assert found[0] == pytest.approx(usual[0], rel=0.05)
+    assert found[1] > 2.9
+
+
 def test_two_wafers_beyond_all_good_ones_still_differ():
     found = nats([100.0, 101.0], *curve(np.linspace(0, 1, 50), 0.05))
     assert found[1] > found[0] + 1

@@ -1,4 +1,5 @@
 import math
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from torch import nn
 
 from inspect_ai.errors import Diverged
+from inspect_ai.training import descent
 from inspect_ai.training.budget import Budget
 from inspect_ai.training.checkpoint import Checkpoints
 from inspect_ai.training.descent import Run, descend, rate
@@ -213,3 +215,52 @@ def test_more_steps_lower_the_loss():
     losses = []
     trained(Budget(steps=300, learning_rate=0.01), lambda _, found: losses.append(found["net"]))
     assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
+
+
+class Clock:
+    """A time that a test moves: a second at each look."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        self.now += 1.0
+        return self.now
+
+
+def timed(monkeypatch, path, steps=100, stop=None):
+    """Steps that a budget of 20 seconds reaches, at one second each."""
+    monkeypatch.setattr(descent, "time", Clock())
+    seen = []
+
+    def report(step, losses):
+        seen.append(step)
+        if stop is not None and step == stop:
+            raise KeyboardInterrupt
+
+    budget = Budget(steps=steps, seconds=20, save_every=2)
+    line = nn.Linear(1, 1)
+
+    def loss(_, x):
+        return line(x.flatten(1)[:, :1]).square().mean()
+
+    with suppress(KeyboardInterrupt):
+        descend({"line": line}, loss, Ones(), Run(budget, report, Checkpoints(path)))
+    return seen
+
+
+class Ones:
+    def at(self, step):
+        return torch.ones(2, 2, 1, 1)
+
+
+def test_a_budget_of_seconds_ends_training_and_its_learning_rate_with_it(monkeypatch, tmp_path):
+    assert timed(monkeypatch, tmp_path / "state")[-1] in (18, 19, 20)
+    assert timed(monkeypatch, tmp_path / "other", steps=5) == [0, 1, 2, 3, 4]
+
+
+def test_a_killed_run_has_only_the_seconds_left_that_it_had_left(monkeypatch, tmp_path):
+    first = timed(monkeypatch, tmp_path / "state", stop=13)
+    second = timed(monkeypatch, tmp_path / "state")
+    assert second[0] <= first[-1] + 1
+    assert second[-1] in (17, 18, 19, 20, 21)
