@@ -29,7 +29,9 @@ class Recipe(Settings):
     data_spec: Path  # relative to the current folder
     grid: Grid  # (height, width) of the model's view, in cells
     turn: bool = False  # train on all eight orientations; only where none is special
-    held_out: float = Field(default=HELD_OUT, gt=0, lt=1)  # share of train kept for fitting the rule
+    held_out: float = Field(
+        default=HELD_OUT, gt=0, lt=1
+    )  # share of train kept for fitting the rule
     false_alarm_rate: float = Field(gt=0, lt=1)  # share of good images that may be flagged
     confidence: float | None = Field(default=None, gt=0, lt=1)  # None: the rate holds on average
     members: tuple["Recipe", ...] = ()  # of a fusion: run files beside this one
