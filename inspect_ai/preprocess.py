@@ -110,8 +110,8 @@ class Preprocess(nn.Module):
         """A (N, 1, h, H) and B (N, 1, w, W): each map's own rows and columns of dies."""
         (h, w), height, width = self.view.grid, pixels.shape[2], pixels.shape[3]
         dies = (pixels.float() > 0).float().amax(1)
-        top, tall = _extent(dies.amax(2))
-        left, wide = _extent(dies.amax(1))
+        top, tall = extent(dies.amax(2))
+        left, wide = extent(dies.amax(1))
         return overlap(top, tall, h, height)[:, None], overlap(left, wide, w, width)[:, None]
 
 
@@ -132,9 +132,9 @@ def overlap(start: Tensor, length: Tensor, cells: int, pixels: int) -> Tensor:
     return shared.clamp(min=0) / size.clamp(min=1e-6)
 
 
-def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
+def extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
     """First index and length, each (N,), of what is 1 in (N, L); length 0 where nothing is."""
-    index = torch.arange(occupied.shape[1], dtype=torch.float32, device=occupied.device)
+    index = torch.arange(occupied.shape[1], dtype=occupied.dtype, device=occupied.device)
     first = torch.where(occupied > 0, index, torch.full_like(occupied, 1e4)).amin(1)
     last = torch.where(occupied > 0, index, torch.full_like(occupied, -1.0)).amax(1)
     return first, (last + 1 - first).clamp(min=0)

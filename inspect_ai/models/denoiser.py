@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from inspect_ai.preprocess import extent
 from inspect_ai.scoring.rule import Seen
 from inspect_ai.settings import Settings
 from inspect_ai.training.descent import Drawn, Run, descend
@@ -111,7 +112,7 @@ class Denoiser(Model):
         """Maps (N, 2, H, W) to the head's logits (N,) and the dies' (N, 1, H, W)."""
         height, width = images.shape[2:]
         dies = images[:, 1]
-        top, left = first(dies.amax(2)), first(dies.amax(1))
+        top, left = extent(dies.amax(2))[0].long(), extent(dies.amax(1))[0].long()
         images = F.pad(moved(images, top, left), (0, -width % STEP, 0, -height % STEP))
         fail, die = images[:, :1] * images[:, 1:], images[:, 1:]
         dies, fails = die.sum((1, 2, 3)), fail.sum((1, 2, 3))
@@ -141,11 +142,6 @@ def turned(images: Tensor, way: int) -> Tensor:
     """(N, C, H, W) as they are, turned by half a turn, or mirrored; twice is nothing."""
     axes = ((), (2, 3), (2,), (3,))[way]
     return images.flip(axes) if axes else images
-
-
-def first(occupied: Tensor) -> Tensor:
-    """First index (N,) of what is not 0 in (N, L); 0 where nothing is."""
-    return (occupied.cumsum(1) == 0).sum(1) * (occupied.amax(1) > 0)
 
 
 def moved(x: Tensor, down: Tensor, right: Tensor) -> Tensor:

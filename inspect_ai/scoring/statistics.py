@@ -41,6 +41,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from inspect_ai.preprocess import extent
 from inspect_ai.scoring.clusters import Clusters, clusters
 from inspect_ai.scoring.filters import gaussian, lines, local_mean, smooth
 from inspect_ai.scoring.reconstruction import gradient_similarity, ssim
@@ -233,9 +234,8 @@ def polar_bins(dies: Tensor, sectors: int) -> Tensor:
 def _from_middle(occupied: Tensor) -> Tensor:
     """Position of each index of (N, L), -1 to 1 over those that are occupied."""
     index = torch.arange(occupied.shape[1], dtype=occupied.dtype, device=occupied.device)
-    first = torch.where(occupied > 0, index, torch.full_like(occupied, 1e4)).amin(1, keepdim=True)
-    last = torch.where(occupied > 0, index, torch.full_like(occupied, -1.0)).amax(1, keepdim=True)
-    return (index - (first + last) / 2) / ((last - first + 1) / 2).clamp(min=0.5)
+    first, length = (part[:, None] for part in extent(occupied))
+    return (index - first - (length - 1) / 2) / (length / 2).clamp(min=0.5)
 
 
 def mean_of_nine(x: Tensor) -> Tensor:

@@ -28,6 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from inspect_ai.preprocess import extent
+
 TURN = 2 * torch.pi
 POINTS = 256  # of a curve
 MIXED = 0.12  # share of patterns that are two
@@ -77,8 +79,7 @@ def _axis(occupied: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """First index, length (N,) each, and the coordinate (N, L), -1 to 1 over what is occupied."""
     index = torch.arange(occupied.shape[1], dtype=torch.float32, device=occupied.device)
     occupied = torch.where(occupied.amax(1, keepdim=True) > 0, occupied, 1.0)
-    first = torch.where(occupied > 0, index, 1e4).amin(1)
-    count = torch.where(occupied > 0, index, -1.0).amax(1) + 1 - first
+    first, count = extent(occupied)
     return first, count, (2 * (index - first[:, None]) + 1) / count[:, None] - 1
 
 
