@@ -13,7 +13,7 @@ from inspect_ai.models.fusion import Fusion
 from inspect_ai.preprocess import Preprocess
 from inspect_ai.recipe import Recipe
 from inspect_ai.scoring.rule import Rule
-from inspect_ai.training.detector import Buildable, Detector, Model, Single
+from inspect_ai.training.detector import Buildable, Conditional, Detector, Model, Single
 
 
 def new_detector(recipe: Recipe, spec: DataSpec, root: Path | None) -> Detector:
@@ -39,11 +39,23 @@ def single(recipe: Recipe, spec: DataSpec, root: Path | None) -> Single:
     torch.manual_seed(recipe.budget.seed)
     region = _region(spec, root) if root is not None else None
     channels = spec.image.channels
-    config: Buildable = recipe.model_config_()
-    model = config.build(channels, recipe.grid)
+    model = _model(recipe, channels)
     rule = recipe.score.build(channels, recipe.grid)
     _require_fit(recipe, model, rule, spec)
     return Single(Preprocess(recipe.view(spec), region), model, rule)
+
+
+def _model(recipe: Recipe, channels: int) -> Model:
+    config: Buildable | Conditional = recipe.model_config_()
+    if recipe.condition is None:
+        return config.build(channels, recipe.grid)
+    if not getattr(config, "conditional", False):
+        raise BadSettings(
+            f"model '{recipe.model['name']}' cannot be told a [condition]. Drop it, or use a "
+            "conditional model: vae or pixelcnn."
+        )
+    told: Conditional = config  # type: ignore[assignment]
+    return told.build(channels, recipe.grid, len(recipe.condition.values))
 
 
 def _require_fit(recipe: Recipe, model: Model, rule: Rule, spec: DataSpec) -> None:

@@ -23,9 +23,10 @@ from inspect_ai.review import curves
 from inspect_ai.scores import Float32
 from inspect_ai.tracking import Log
 from inspect_ai.train import (
-    BATCH,
     CURVE,
     WEIGHTS,
+    Trained,
+    given,
     hold_out,
     inputs,
     load,
@@ -33,8 +34,6 @@ from inspect_ai.train import (
     train,
     yardsticks,
 )
-from inspect_ai.training import batches as feed
-from inspect_ai.training.detector import Detector
 
 PICTURE = "calibration.png"
 
@@ -73,6 +72,8 @@ def check(recipe: Recipe, manifest: Manifest) -> None:
         require_curves(len(joining))
     require(len(rows), recipe.false_alarm_rate, recipe.confidence)
     new_detector(recipe, manifest.spec, manifest.root)
+    for part in (manifest.good("train"), rows):
+        recipe.places(part)
 
 
 def calibrate(
@@ -100,7 +101,7 @@ def calibrate(
     if step.finished:
         return out
     with steps.disk(out):
-        scores = _scores(trained.detector, rows, manifest)
+        scores = _scores(trained, rows, manifest)
         kept = conformal(scores, rate, sure)
         table = rows[["image_id", "image_path", "group"]].assign(pred_score=scores)
         table.to_parquet(out / "calibration.parquet", index=False)
@@ -119,11 +120,11 @@ def calibrate(
     return out
 
 
-def _scores(detector: Detector, rows: pd.DataFrame, manifest: Manifest) -> Float32:
+def _scores(trained: Trained, rows: pd.DataFrame, manifest: Manifest) -> Float32:
     scores, done = [], 0
     with progress.bar("calibrate") as bar:
-        for pixels in feed.raw(rows, manifest, BATCH):
-            scores.append(detector.score(pixels).pred_score)
+        for pixels, condition in given(trained.recipe, rows, manifest):
+            scores.append(trained.detector.score(pixels, condition).pred_score)
             done += len(pixels)
             bar(done, len(rows))
     return np.concatenate(scores)

@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import pandas as pd
 from pydantic import Field, model_validator
 
 from inspect_ai import models
+from inspect_ai.data.conditions import Condition, Places
 from inspect_ai.data.specs import DataSpec
 from inspect_ai.errors import BadSettings
 from inspect_ai.preprocess import View
@@ -35,6 +37,7 @@ class Recipe(Settings):
     false_alarm_rate: float = Field(gt=0, lt=1)  # share of good images that may be flagged
     confidence: float | None = Field(default=None, gt=0, lt=1)  # None: the rate holds on average
     members: tuple["Recipe", ...] = ()  # of a fusion: run files beside this one
+    condition: Condition | None = None  # what a conditional model is told of each image
     model: dict[str, Any]
     score: Score | None = None  # a fusion has none: its members have
     budget: Budget
@@ -69,6 +72,12 @@ class Recipe(Settings):
             raise ValueError("'turn' and 'held_out' belong to the members' run files; drop them")
         if any(member.data_spec != self.data_spec for member in self.members):
             raise ValueError("every member needs the data_spec of the fusion; use run files of one")
+        return self
+
+    @model_validator(mode="after")
+    def _fuses_without_a_condition(self) -> Self:
+        if (self.condition and self.members) or any(m.condition for m in self.members):
+            raise ValueError("a fusion has no [condition], nor have its members; drop it")
         return self
 
     @model_validator(mode="after")
@@ -122,6 +131,14 @@ class Recipe(Settings):
             resize=rule.resize,
             grid=self.grid,
         )
+
+    def places(self, table: pd.DataFrame) -> Places | None:
+        """The condition of each image to learn from; None where the model is told of none.
+
+        Raises:
+            MissingData: a column is not there, or holds a value that is not listed.
+        """
+        return self.condition.require(table) if self.condition else None
 
     def hash(self) -> str:
         """Names the recipe's content."""

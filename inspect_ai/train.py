@@ -9,7 +9,7 @@ are fitted on good images of split `calibrate`, of groups that the threshold doe
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ from inspect_ai.tracking import Log
 from inspect_ai.training import batches as feed
 from inspect_ai.training.checkpoint import Checkpoints
 from inspect_ai.training.descent import Run
-from inspect_ai.training.detector import Detector, Single
+from inspect_ai.training.detector import Detector, Given, Single
 
 WEIGHTS, DESCRIPTION, HISTORY = "weights.safetensors", "model.json", "history.parquet"
 CURVE, MANIFEST = "history.png", "manifest.parquet"
@@ -86,8 +86,9 @@ def _fit(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str) -
         with feed.Pool(out / "pool.part") as pool:
             images, budget = _prepared(pool, detector, fit_rows, manifest), recipe.budget
             sizes = feed.sides(images) if images.dtype == np.uint8 else None
-            drawn = feed.Batches(images, budget.batch_size, budget.seed, recipe.turn, sizes)
-            detector.fit(drawn, lambda: feed.raw(held_rows, manifest, BATCH), run)
+            places = recipe.places(fit_rows)
+            drawn = feed.Batches(images, budget.batch_size, budget.seed, recipe.turn, sizes, places)
+            detector.fit(drawn, lambda: given(recipe, held_rows, manifest), run)
     _keep(detector, recipe, manifest, out)
     history.draw(out)
     kept.drop()
@@ -198,20 +199,26 @@ class _History:
         return {f"loss_{k}": float(v) for k, v in mean.items()}
 
 
+def given(recipe: Recipe, rows: pd.DataFrame, manifest: Manifest) -> Iterator[Given]:
+    """Pixels of rows in order, with their conditions where the model is told of one."""
+    return feed.told(feed.raw(rows, manifest, BATCH), recipe.places(rows))
+
+
 def _prepared(
     pool: feed.Pool, detector: Single, rows: pd.DataFrame, manifest: Manifest
 ) -> Float32 | UInt8:
     """What the model sees of each row: its grid, or a map's own dies on one square canvas."""
     dies = detector.model.native and detector.view.kind == "wafer_map"
     side = max(max(b.shape[2:]) for b in feed.raw(rows, manifest, BATCH)) if dies else 0
-    view = detector.preprocess.detail if dies else detector.preprocess
     with progress.bar("read") as bar:
 
         def report(done: int) -> None:
             bar(done, len(rows))
 
         kind = np.uint8 if dies else np.float32
-        return pool.fill(feed.raw(rows, manifest, BATCH, side), view, report, kind)
+        return pool.fill(
+            feed.raw(rows, manifest, BATCH, side), detector.seen_by_model, report, kind
+        )
 
 
 def _keep(detector: Detector, recipe: Recipe, manifest: Manifest, out: Path) -> None:

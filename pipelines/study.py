@@ -81,8 +81,8 @@ class Fixed(Model):
         return self
 
     @override
-    def forward(self, images: Tensor) -> Seen:
-        seen: Seen = self.model(images)
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> Seen:
+        seen: Seen = self.model(images, condition)
         return seen
 
 
@@ -124,7 +124,7 @@ def _column(made: Recipe, manifest: Manifest, out: Path) -> Iterator[tuple[str, 
             continue
         detector = Single(trained.preprocess, Fixed(trained.model), rule)
         try:
-            detector.fit(unused, lambda: feed.raw(held, manifest, 64), run)
+            detector.fit(unused, lambda: feed.told(feed.raw(held, manifest, 64), None), run)
         except MissingData as error:
             print(f"{manifest.spec.name}, {name}: {error}", file=sys.stderr)
             continue

@@ -94,11 +94,11 @@ class Autoencoder(Model):
 
     @override
     def fit(self, batches: Drawn, run: Run) -> Self:
-        descend({"autoencoder": self}, lambda _, images: self.loss(images), batches, run)
+        descend({"autoencoder": self}, lambda _, batch: self.loss(batch.images), batches, run)
         return self
 
     @override
-    def forward(self, images: Tensor) -> Seen:
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> Seen:
         if self.config.variant != "masked":
             return Seen(torch.sigmoid(self.redraw(images)))
         redrawn = torch.zeros_like(images[:, :-1])

@@ -83,11 +83,11 @@ class Denoiser(Model):
 
     @override
     def fit(self, batches: Drawn, run: Run) -> Self:
-        descend({"denoiser": self}, lambda _, images: self.loss(images), batches, run)
+        descend({"denoiser": self}, lambda _, batch: self.loss(batch.images), batches, run)
         return self
 
     @override
-    def forward(self, images: Tensor) -> Seen:
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> Seen:
         said = [self.logits(turned(images, way)) for way in range(self.config.views)]
         odds = torch.stack([odds for odds, _ in said]).mean(0)
         logits = [turned(dies, way) for way, (_, dies) in enumerate(said)]

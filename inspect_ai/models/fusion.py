@@ -104,7 +104,7 @@ class Fusion(Detector):
         self.peaks.copy_(torch.from_numpy(np.maximum(peaks.mean(0), 1e-6)))
 
     @override
-    def forward(self, pixels: Tensor) -> Outputs:
+    def forward(self, pixels: Tensor, condition: Tensor | None = None) -> Outputs:
         said = [member(pixels) for member in self.members]
         nats = rarity(torch.stack([out.pred_score for out in said], 1), self.knots, self.slopes)
         maps = [out.anomaly_map / peak for out, peak in zip(said, self.peaks, strict=True)]

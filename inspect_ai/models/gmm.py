@@ -140,7 +140,7 @@ class Pixels(GMM):
         return torch.cat([self.shrunk(part) for part in torch.split(images, 256)])
 
     @override
-    def forward(self, images: Tensor) -> Seen:
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> Seen:
         u, w = self.standard(self.shrunk(images)), images[:, -1:]
         nll, r, means = self.explained(u)
         shares = self.shares(u, r, nll).reshape(-1, *self.shape) / math.prod(self.block)
@@ -182,7 +182,7 @@ class Patches(GMM):
         return torch.cat(list(one))
 
     @override
-    def forward(self, images: Tensor) -> Seen:
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> Seen:
         (channels, *grid), w = self.vectors.shape, images[:, -1:]
         nll, _, means = self.explained(self.standard(self.cut(images).flatten(0, 1)))
         middle = means.reshape(-1, *grid, channels, self.config.patch**2)

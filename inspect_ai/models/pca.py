@@ -77,7 +77,7 @@ class PCA(Model):
         return self
 
     @override
-    def forward(self, images: Tensor) -> Seen:
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> Seen:
         return Seen(self.vectors.image(self.redraw(self.vectors(images)), images[:, -1:]))
 
     def redraw(self, vectors: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class WaferStatistics(Model):
         return self
 
     @override
-    def forward(self, images: Tensor) -> Seen:
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> Seen:
         fails, dies = images[:, :1] * images[:, 1:], images[:, 1:]
         count = dies.sum((1, 2, 3), keepdim=True).clamp(min=1)
         return Seen((fails.sum((1, 2, 3), keepdim=True) / count).expand_as(fails))

@@ -13,8 +13,13 @@ class Seen(NamedTuple):
     """
 
     expected: Tensor  # (N, C, H, W) in [0, 1], what it expects to see
-    surprise: Tensor | None = None  # (N, H, W) nats; sums to the negative log-likelihood
+    surprise: Tensor | None = None  # (N, H, W) nats; sums to -log p(x), or to a bound on it
     odds: Tensor | None = None  # (N,) log-odds that the image is not as good ones are
+    usual: Tensor | None = None  # (N, H, W) nats; mean of the surprise under the prediction itself
+    varied: Tensor | None = None  # (N, H, W) nats^2; its variance there
+    background: Tensor | None = None  # (N, H, W) nats; surprise of a simpler model
+    kl: Tensor | None = None  # (N,) nats; what the latent code costs
+    slope: Tensor | None = None  # (N, H, W) nats; how fast the surprise changes with the image
 
 
 class Rule(nn.Module):

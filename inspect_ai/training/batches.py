@@ -4,7 +4,7 @@ What a step sees depends on the seed and the step alone, so a training run that 
 resumed sees the same batches as one that was not.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -41,33 +41,45 @@ class Batches:
         seed: int,
         turn: bool = False,
         sizes: NDArray[np.int64] | None = None,
+        conditions: NDArray[np.int64] | None = None,
     ) -> None:
         """With `turn`, each image comes in one of its eight orientations.
 
         Args:
             pool: (M, C + 1, h, w) preprocessed images, in memory or on disk.
             sizes: (M,) cells a side that each image fills from the top left.
+            conditions: (M,) which product or layer each image is of.
         """
         if not len(pool):
             raise MissingData("No good image in the train split. Check labels and split shares.")
         if turn and pool.shape[2] != pool.shape[3]:
             raise MissingData(f"turn = true needs a square grid, got {pool.shape[2:]}.")
         self.pool, self.size, self.seed, self.turn, self.sizes = pool, size, seed, turn, sizes
+        self.conditions = conditions
         self.known: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))  # newest order
 
     def at(self, step: int) -> Tensor:
         """The (N, C + 1, h, w) batch of one step; the last of a round runs into the next."""
-        rows = np.arange(step * self.size, (step + 1) * self.size)
-        rounds, places = np.divmod(rows, len(self.pool))
-        chosen = [self._order(int(r))[p] for r, p in zip(rounds, places, strict=True)]
+        chosen = self._chosen(step)
         side = self._side(chosen)
         batch = np.stack([self.pool[i, :, :side, :side] for i in chosen])
         found = torch.from_numpy(batch).float()
         return _turned(found, np.random.default_rng([self.seed, 1, step])) if self.turn else found
 
+    def condition(self, step: int) -> Tensor | None:
+        """(N,) conditions of the same images; None without any."""
+        if self.conditions is None:
+            return None
+        return torch.from_numpy(self.conditions[self._chosen(step)])
+
     def first(self, steps: int) -> Float32:
         """The images of the first steps in one array, for a model that is fitted in one go."""
         return np.concatenate([self.at(step).numpy() for step in range(steps)])
+
+    def _chosen(self, step: int) -> list[np.int64]:
+        rows = np.arange(step * self.size, (step + 1) * self.size)
+        rounds, places = np.divmod(rows, len(self.pool))
+        return [self._order(int(r))[p] for r, p in zip(rounds, places, strict=True)]
 
     def _side(self, chosen: list[np.int64]) -> int | None:
         if self.sizes is None:
@@ -123,6 +135,16 @@ def raw(table: pd.DataFrame, manifest: Manifest, size: int, square: int = 0) -> 
         waiting.append(image)
     if waiting:
         yield joined(waiting, rule, square)
+
+
+def told(
+    batches: Iterable[Pixels], conditions: NDArray[np.int64] | None
+) -> Iterator[tuple[Pixels, NDArray[np.int64] | None]]:
+    """Pixel batches, each with the conditions of its images, in order; None without any."""
+    done = 0
+    for pixels in batches:
+        yield pixels, None if conditions is None else conditions[done : done + len(pixels)]
+        done += len(pixels)
 
 
 def joined(waiting: list[Pixels], rule: ImageRule, square: int = 0) -> Pixels:

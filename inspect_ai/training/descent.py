@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,26 @@ from inspect_ai.scores import Float32
 from inspect_ai.training.budget import Budget
 from inspect_ai.training.checkpoint import Checkpoints
 
-Loss = Callable[[str, Tensor], Tensor]  # (player, (N, C + 1, h, w) batch) to a scalar
+
+class Batch(NamedTuple):
+    """What a loss is given at a step."""
+
+    images: Tensor  # (N, C + 1, h, w)
+    condition: Tensor | None  # (N,) int64, which product or layer; None without one
+    course: float  # share of the budget that is spent, in [0, 1)
+
+
+Loss = Callable[[str, Batch], Tensor]  # (player, batch) to a scalar
 
 
 class Drawn(Protocol):
     """Gives the batch of a step."""
 
     def at(self, step: int) -> Tensor:
-        """(N, C + 1, h, w)."""
+        """Images (N, C + 1, h, w)."""
+
+    def condition(self, step: int) -> Tensor | None:
+        """(N,) int64, which product or layer each image of the step is of; None without one."""
 
     def first(self, steps: int) -> Float32:
         """The images of the first steps in one array, (M, C + 1, h, w)."""
@@ -68,8 +80,8 @@ def descend(players: Mapping[str, nn.Module], loss: Loss, batches: Drawn, run: R
             break
         state.place = max(step, spent * run.budget.steps)  # in the course of the learning rate
         torch.manual_seed(run.budget.seed * 1_000_003 + step)  # noise depends on the step alone
-        images = batches.at(step).to(run.device)
-        losses = {name: _turn(name, state, loss, images, step) for name in players}
+        batch = _batch(batches, step, run, state.place / run.budget.steps)
+        losses = {name: _turn(name, state, loss, batch, step) for name in players}
         state.average(step)
         run.report(step, losses)
         if run.checkpoints and (step + 1) % run.budget.save_every == 0:
@@ -86,11 +98,17 @@ def rate(step: float, budget: Budget) -> float:
     return budget.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
-def _turn(name: str, state: "_State", loss: Loss, images: Tensor, step: int) -> float:
+def _batch(batches: Drawn, step: int, run: Run, course: float) -> Batch:
+    condition = batches.condition(step)
+    moved = None if condition is None else condition.to(run.device)
+    return Batch(batches.at(step).to(run.device), moved, course)
+
+
+def _turn(name: str, state: "_State", loss: Loss, batch: Batch, step: int) -> float:
     adam = state.adams[name]
     for group in adam.param_groups:
         group["lr"] = rate(state.place, state.budget)
-    value = loss(name, images)
+    value = loss(name, batch)
     if not torch.isfinite(value):
         raise Diverged(_advice(name, "loss", value.item(), step, state.budget))
     adam.zero_grad(set_to_none=True)

@@ -14,11 +14,15 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from inspect_ai.data.conditions import Places
 from inspect_ai.errors import BadImages
 from inspect_ai.preprocess import Preprocess, View
 from inspect_ai.scores import Pixels, Scores
 from inspect_ai.scoring.rule import Rule, Seen
 from inspect_ai.training.descent import Drawn, Run
+
+IN_CELLS = ("surprise", "usual", "varied", "background", "slope")  # of Seen: nats, shared out
+Given = tuple[Pixels, Places | None]  # images of one shape and their conditions
 
 
 class Model(nn.Module):
@@ -27,14 +31,30 @@ class Model(nn.Module):
     gives: ClassVar[tuple[str, ...]] = ()  # fields of Seen beyond the expectation
     maps_only: ClassVar[bool] = False  # whether it reads dies, which pictures do not have
     native: ClassVar[bool] = False  # sees a map's own dies, on a canvas, instead of the grid
+    classes: int = 0  # products or layers it tells apart; 0: it is told of none
+    wanted: frozenset[str] = frozenset()  # fields of Seen that the rule reads: leave out others
 
     def fit(self, batches: Drawn, run: Run) -> Self:
         """Learns from good images."""
         raise NotImplementedError
 
-    def forward(self, images: Tensor) -> Seen:
-        """What it makes of images; the same image, the same answer."""
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> Seen:
+        """What it makes of images; the same image, the same answer.
+
+        Args:
+            condition: (N,) int64 in 0 .. classes - 1; None where `classes` is 0.
+        """
         raise NotImplementedError
+
+    def told(self, images: Tensor, condition: Tensor | None) -> dict[str, float]:
+        """Figures of a fitted model on good images that no weight has seen, for the records."""
+        del images, condition
+        return {}
+
+    def pictures(self, images: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
+        """Sheets of pictures by name, (rows, columns, C, h, w) in [0, 1]; drawn after a fit."""
+        del images, condition
+        return {}
 
 
 class Buildable(Protocol):
@@ -42,6 +62,15 @@ class Buildable(Protocol):
 
     def build(self, channels: int, grid: tuple[int, int]) -> Model:
         """The model for C channels on a grid of (h, w) cells."""
+
+
+class Conditional(Protocol):
+    """The Config of a model that can be told a condition; `conditional` is True."""
+
+    conditional: ClassVar[bool]
+
+    def build(self, channels: int, grid: tuple[int, int], classes: int = 0) -> Model:
+        """The model for C channels on a grid of (h, w) cells, and so many conditions."""
 
 
 class Outputs(NamedTuple):
@@ -60,20 +89,31 @@ class Detector(nn.Module):
         """How pixels become what a model sees."""
         raise NotImplementedError
 
-    def forward(self, pixels: Tensor) -> Outputs:
+    @property
+    def classes(self) -> int:
+        """Conditions that an image is told apart by; 0: none is asked for."""
+        return 0
+
+    def forward(self, pixels: Tensor, condition: Tensor | None = None) -> Outputs:
         """Scores of (N, C, H, W) pixels in the file's own type."""
         raise NotImplementedError
 
     @torch.no_grad()
-    def score(self, pixels: Pixels) -> Scores:
+    def score(self, pixels: Pixels, condition: Places | None = None) -> Scores:
         """Scores of a batch; no gradient, input checked.
 
+        Args:
+            condition: (N,) in 0 .. classes - 1, where the detector is conditional.
+
         Raises:
-            BadImages: not (N, C, H, W), or a pixel outside the declared range.
+            BadImages: not (N, C, H, W), a pixel outside the declared range, or a condition that
+                is missing, not asked for or not known.
         """
         self._check(pixels)
+        self._check_condition(len(pixels), condition)
         self.eval()
-        out = self(torch.from_numpy(pixels))
+        images = torch.from_numpy(pixels)
+        out = self(images) if condition is None else self(images, torch.from_numpy(condition))
         return Scores(*(np.asarray(t.numpy()) for t in out))
 
     def _check(self, pixels: Pixels) -> None:
@@ -92,6 +132,18 @@ class Detector(nn.Module):
                 "Correct 'depth', 'minimum' or 'maximum' in the data spec."
             )
 
+    def _check_condition(self, images: int, condition: Places | None) -> None:
+        places = np.empty(0, np.int64) if condition is None else condition
+        known = bool(((places >= 0) & (places < self.classes)).all())
+        if condition is None if not self.classes else len(places) == images and known:
+            return
+        wanted = f"one in 0 .. {self.classes - 1} for each of {images} images"
+        raise BadImages(
+            f"Conditions of the images: {places.tolist() or 'none'}; needed "
+            f"{wanted if self.classes else 'none'}. Pass their places among the [condition] values "
+            "of the run file, and nothing to a detector that has none."
+        )
+
 
 class Single(Detector):
     """One model and one rule."""
@@ -99,13 +151,19 @@ class Single(Detector):
     def __init__(self, preprocess: Preprocess, model: Model, rule: Rule) -> None:
         super().__init__()
         self.preprocess, self.model, self.rule = preprocess, model, rule
+        model.wanted = frozenset(rule.needs)
 
     @property
     @override
     def view(self) -> View:
         return self.preprocess.view
 
-    def fit(self, batches: Drawn, held_out: Callable[[], Iterable[Pixels]], run: Run) -> Self:
+    @property
+    @override
+    def classes(self) -> int:
+        return self.model.classes
+
+    def fit(self, batches: Drawn, held_out: Callable[[], Iterable[Given]], run: Run) -> Self:
         """Fits the model on `batches`, then the rule on good pixels the model has not seen."""
         self.to(run.device).train()
         self.model.fit(batches, run)
@@ -114,8 +172,8 @@ class Single(Detector):
         return self
 
     @override
-    def forward(self, pixels: Tensor) -> Outputs:
-        image, seen = self._look(pixels)
+    def forward(self, pixels: Tensor, condition: Tensor | None = None) -> Outputs:
+        image, seen = self._look(pixels, condition)
         score, anomaly_map = self.rule(image, seen)
         if self._at_dies:
             return Outputs(score, anomaly_map, seen.expected)
@@ -125,26 +183,34 @@ class Single(Detector):
         )
 
     @torch.no_grad()
-    def _pairs(self, batches: Iterable[Pixels]) -> Iterator[tuple[Tensor, Seen]]:
-        for pixels in batches:
-            yield self._look(torch.from_numpy(pixels))
+    def _pairs(self, batches: Iterable[Given]) -> Iterator[tuple[Tensor, Seen]]:
+        for pixels, places in batches:
+            condition = None if places is None else torch.from_numpy(places)
+            yield self._look(torch.from_numpy(pixels), condition)
 
     @property
     def _at_dies(self) -> bool:
         """Whether the rule sees a map's dies; a picture has none."""
         return self.view.kind == "wafer_map" and (self.rule.at_dies or self.model.native)
 
-    def _look(self, pixels: Tensor) -> tuple[Tensor, Seen]:
+    def _look(self, pixels: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Seen]:
         """The image at the view where it is scored, and what the model makes of it there."""
         view = self.preprocess
         if not self._at_dies:
             image = view(pixels)
-            return image, self.model(image)
+            return image, self.model(image, condition)
         dies = view.detail(pixels)
         if self.model.native:
-            return dies, self.model(dies)
-        seen = self.model(view(pixels))
-        surprise = seen.surprise
-        if surprise is not None:
-            surprise = view.spread(surprise[:, None], pixels, total=True)[:, 0]
-        return dies, Seen(view.spread(seen.expected, pixels), surprise, seen.odds)
+            return dies, self.model(dies, condition)
+        seen: Seen = self.model(view(pixels), condition)
+        moved = {
+            name: view.spread(cells[:, None], pixels, total=True)[:, 0]
+            for name in IN_CELLS
+            if (cells := getattr(seen, name)) is not None
+        }
+        return dies, seen._replace(expected=view.spread(seen.expected, pixels), **moved)
+
+    def seen_by_model(self, pixels: Tensor) -> Tensor:
+        """What the model is given of pixels: its grid, or a map's own dies."""
+        dies = self.model.native and self.view.kind == "wafer_map"
+        return self.preprocess.detail(pixels) if dies else self.preprocess(pixels)

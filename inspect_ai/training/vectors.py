@@ -132,7 +132,7 @@ class LinearGaussian(Model):
         self.register_buffer("constant", torch.zeros(()))  # each number's, in nats
 
     @override
-    def forward(self, images: Tensor) -> Seen:
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> Seen:
         centred = self.vectors(images) - self.mean
         redrawn = centred @ self.encode.T @ self.loadings
         share = 0.5 * centred * (centred - redrawn) / self.noise + self.constant

@@ -75,6 +75,6 @@ def fitted(detector, good, budget=BRIEF):
             fitted(member, good[:cut], budget)
         detector.fit([good[cut:]])
         return detector.eval()
-    view = detector.preprocess.detail if detector.model.native else detector.preprocess
-    drawn = Batches(view(torch.from_numpy(good[:cut])).numpy(), budget.batch_size, budget.seed)
-    return detector.fit(drawn, lambda: [good[cut:]], Run(budget, silent))
+    seen = detector.seen_by_model(torch.from_numpy(good[:cut])).numpy()
+    drawn = Batches(seen, budget.batch_size, budget.seed)
+    return detector.fit(drawn, lambda: [(good[cut:], None)], Run(budget, silent))

@@ -38,6 +38,9 @@ class Stripes:
         x = 0.5 + 0.4 * torch.sin(torch.arange(16) * 0.8 + phase).expand(16, 1, 16, 16)
         return torch.cat([x, torch.ones_like(x)], 1)
 
+    def condition(self, step):
+        return None
+
 
 @pytest.mark.parametrize(("variant", "output"), BOTH)
 def test_training_lowers_the_loss(variant, output):

@@ -17,7 +17,12 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
-class Data:
+class Unconditional:
+    def condition(self, step):
+        return None
+
+
+class Data(Unconditional):
     """Batches of noise that depend on the step."""
 
     def at(self, step):
@@ -35,7 +40,9 @@ def net(seed=0):
 
 def noisy(module):
     """A loss that draws noise: resuming must draw the same."""
-    return lambda _, x: (module(x + 0.1 * torch.randn_like(x)) - x).square().mean()
+    return lambda _, b: (
+        (module(b.images + 0.1 * torch.randn_like(b.images)) - b.images).square().mean()
+    )
 
 
 def same(a, b):
@@ -93,9 +100,9 @@ def test_the_noise_is_new_at_each_step_and_the_same_in_each_run():
     def drawn():
         module, seen = net(), []
 
-        def loss(_, x):
+        def loss(_, batch):
             seen.append(torch.rand(()).item())
-            return module(x).square().mean()
+            return module(batch.images).square().mean()
 
         descend({"net": module}, loss, Data(), Run(Budget(steps=6), silent))
         return seen
@@ -110,7 +117,8 @@ def rivals(seed=0):
 
 
 def duel(players):
-    def loss(name, x):
+    def loss(name, batch):
+        x = batch.images
         made = players["maker"](torch.randn_like(x))
         gap = players["critic"](made).mean() - players["critic"](x).mean()
         return gap if name == "critic" else -gap
@@ -132,9 +140,9 @@ def test_a_player_moves_on_its_own_turn_alone():
     players, before = rivals(), rivals()
     seen = []
 
-    def loss(name, x):
+    def loss(name, batch):
         seen.append((name, same(players["critic"], before["critic"])))
-        return duel(players)(name, x)
+        return duel(players)(name, batch)
 
     descend(players, loss, Data(), Run(Budget(steps=1, average=0.0), silent))
     assert seen == [("maker", True), ("critic", True)]  # the maker's turn left the critic alone
@@ -153,9 +161,9 @@ def test_every_step_is_reported_with_the_losses_of_all_players():
 def test_a_loss_that_is_no_number_names_player_and_step(bad):
     players, calls = rivals(), []
 
-    def loss(name, x):
+    def loss(name, batch):
         calls.append(name)
-        value = duel(players)(name, x)
+        value = duel(players)(name, batch)
         return value * bad if (name, calls.count("critic")) == ("critic", 3) else value
 
     with pytest.raises(Diverged, match=r"loss of 'critic' .* at step 2.*below 0\.001"):
@@ -166,8 +174,8 @@ def test_a_gradient_that_is_no_number_is_found_before_it_reaches_the_weights():
     module = nn.Linear(3, 1)
     start = [p.detach().clone() for p in module.parameters()]
 
-    def loss(_, x):
-        return (module(x).sum() * 0).sqrt()  # the slope of a root at 0 is infinite
+    def loss(_, batch):
+        return (module(batch.images).sum() * 0).sqrt()  # the slope of a root at 0 is infinite
 
     with pytest.raises(Diverged, match=r"gradient of 'net' is (nan|inf) at step 0"):
         descend({"net": module}, loss, Data(), Run(Budget(steps=2), silent))
@@ -180,7 +188,7 @@ def test_the_weights_kept_are_the_running_mean_of_those_trained():
     module = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(module.weight)
 
-    def loss(_, x):
+    def loss(_, batch):
         return -module.weight.sum()
 
     descend({"net": module}, loss, Data(), Run(budget, silent))
@@ -241,15 +249,15 @@ def timed(monkeypatch, path, steps=100, stop=None):
     budget = Budget(steps=steps, seconds=20, save_every=2)
     line = nn.Linear(1, 1)
 
-    def loss(_, x):
-        return line(x.flatten(1)[:, :1]).square().mean()
+    def loss(_, batch):
+        return line(batch.images.flatten(1)[:, :1]).square().mean()
 
     with suppress(KeyboardInterrupt):
         descend({"line": line}, loss, Ones(), Run(budget, report, Checkpoints(path)))
     return seen
 
 
-class Ones:
+class Ones(Unconditional):
     def at(self, step):
         return torch.ones(2, 2, 1, 1)
 
@@ -264,3 +272,18 @@ def test_a_killed_run_has_only_the_seconds_left_that_it_had_left(monkeypatch, tm
     second = timed(monkeypatch, tmp_path / "state")
     assert second[0] <= first[-1] + 1
     assert second[-1] in (17, 18, 19, 20, 21)
+
+
+def test_a_loss_is_told_how_far_training_is_and_what_each_image_is_of():
+    line, seen = nn.Linear(3, 1), []
+
+    class Told(Data):
+        def condition(self, step):
+            return torch.full((8,), step)
+
+    def loss(_, batch):
+        seen.append((batch.course, batch.condition.unique().tolist()))
+        return line(batch.images).square().mean()
+
+    descend({"line": line}, loss, Told(), Run(Budget(steps=4), silent))
+    assert seen == [(0.0, [0]), (0.25, [1]), (0.5, [2]), (0.75, [3])]

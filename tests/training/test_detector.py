@@ -15,7 +15,7 @@ class Grey(Model):
     def fit(self, batches, run):
         return self
 
-    def forward(self, images):
+    def forward(self, images, condition=None):
         return Seen(torch.full_like(images[:, :-1], 0.5))
 
 
@@ -58,7 +58,7 @@ def test_fit_hands_the_rule_only_what_the_model_did_not_see():
             asked.extend(pairs)
 
     made.rule.__class__ = Watching
-    made.fit(None, lambda: [held[:2], held[2:]], type("Run", (), {"device": "cpu"}))
+    made.fit(None, lambda: [(held[:2], None), (held[2:], None)], type("Run", (), {"device": "cpu"}))
     assert [len(image) for image, _ in asked] == [2, 1]
     assert all((image == 1).all() and (seen.expected == 0.5).all() for image, seen in asked)
     assert not made.training

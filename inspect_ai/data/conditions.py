@@ -1,0 +1,75 @@
+"""What a conditional model is told of an image beside its pixels: a product, a layer, a tool.
+
+The columns that say it and the values that are known stand in the run file and travel in the
+bundle; a value is a whole number, its place in that list. A scan refuses an image of any other
+value by name: the model has never seen its like.
+"""
+
+from typing import Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from inspect_ai.errors import MissingData
+from inspect_ai.settings import Settings
+
+UNKNOWN = -1
+Places = NDArray[np.int64]  # (N,) of the list of values
+
+
+class Condition(Settings):
+    """Columns of the manifest, and the values known of them, joined by "/" where several."""
+
+    columns: tuple[str, ...] = Field(min_length=1)
+    values: tuple[str, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        for what, names in (("columns", self.columns), ("values", self.values)):
+            if twice := sorted({n for n in names if names.count(n) > 1}):
+                raise ValueError(f"{what} name {', '.join(twice)} twice; drop one")
+        return self
+
+    def said(self, table: pd.DataFrame) -> "pd.Series[str]":
+        """What each row says, (N,).
+
+        Raises:
+            MissingData: a column is not there.
+        """
+        if missing := [c for c in self.columns if c not in table]:
+            raise MissingData(
+                f"The model is told {' and '.join(self.columns)} of each image, and there is no "
+                f"column {', '.join(missing)}. Scan through a data spec whose table has it."
+            )
+        parts = [table[c].astype("string").fillna("") for c in self.columns]
+        joined = parts[0]
+        for part in parts[1:]:
+            joined = joined + "/" + part
+        return joined
+
+    def places(self, table: pd.DataFrame) -> Places:
+        """Place of each row's value in the list; UNKNOWN where it is not there.
+
+        Raises:
+            MissingData: a column is not there.
+        """
+        known = {value: place for place, value in enumerate(self.values)}
+        return np.asarray([known.get(said, UNKNOWN) for said in self.said(table)], np.int64)
+
+    def require(self, table: pd.DataFrame) -> Places:
+        """As `places`, where every value must be known.
+
+        Raises:
+            MissingData: a column is not there, or holds a value that is not in the list.
+        """
+        places = self.places(table)
+        if (places == UNKNOWN).any():
+            found = sorted(set(self.said(table)[places == UNKNOWN]))
+            raise MissingData(
+                f"{int((places == UNKNOWN).sum())} image(s) to learn from are of {'/'.join(self.columns)} "
+                f"{', '.join(map(repr, found))}, which [condition] values do not list "
+                f"({', '.join(map(repr, self.values))}). Add them, or leave their lots out."
+            )
+        return places
