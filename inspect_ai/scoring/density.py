@@ -41,7 +41,7 @@ from inspect_ai.scoring.filters import gaussian, local_mean, smooth
 from inspect_ai.scoring.mixture import Mixture
 from inspect_ai.scoring.rarity import KNOTS, curve, rarity
 from inspect_ai.scoring.rule import Rule, Seen
-from inspect_ai.scoring.statistics import ON_MAPS, STATISTICS, Evidence
+from inspect_ai.scoring.statistics import NEEDS, ON_MAPS, STATISTICS, Evidence
 from inspect_ai.settings import Settings
 
 BLUR = 1.0  # cells, of the map
@@ -95,9 +95,9 @@ class Density(Rule):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config, size = config, len(config.statistics)
-        said = {"surprise", "odds"} & set(config.statistics)
-        self.needs = tuple(sorted(said))
+        self.needs = tuple(sorted({f for s in config.statistics for f in NEEDS.get(s, ())}))
         self.maps_only = self.at_dies = any(name in ON_MAPS for name in config.statistics)
+        self.any_size = not self.at_dies
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("spread", torch.ones(size))
         self.register_buffer("blur", gaussian(BLUR))

@@ -31,6 +31,7 @@ class Rule(nn.Module):
     needs: tuple[str, ...] = ()  # fields of Seen beyond the expectation
     maps_only: bool = False  # whether it can score wafer maps alone
     at_dies: bool = False  # whether it sees a map's dies, on a canvas of any size, or the grid
+    any_size: bool = False  # whether it can score either, as its model does
 
     def fit(self, pairs: Iterable[tuple[Tensor, Seen]]) -> None:
         """Learns what is usual from good images that no weight was fitted on."""

@@ -23,9 +23,13 @@ single dies and a blob are both long. On any image, with image x and expectation
     l1, l2                      mean |x - x'|, mean square
     largest                     largest square, smoothed by one cell
     ssim, gradient              mean of those maps (see reconstruction.py)
-    surprise, odds              what a model says itself
+    surprise, odds, kl          what a model says itself
+    standardised                surprise beyond what it expects, in deviations (likelihood.py)
+    ratio                       surprise beyond that of a background model
+    entropy, roughness          nats of a simple coder, on grey levels or on differences
+    gain                        entropy minus surprise: what the model knows beyond the levels
 
-All are on a log scale but fail_rate, surprise and odds.
+All are on a log scale but fail_rate and those in nats, odds and deviations.
 
 Sources: Moran, "Notes on continuous stochastic phenomena", Biometrika 37, 1950. Pearson
 residuals: McCullagh and Nelder, "Generalized linear models", section 2.4. Walks of length k:
@@ -44,6 +48,7 @@ from torch.nn import functional as F
 from inspect_ai.preprocess import extent
 from inspect_ai.scoring.clusters import Clusters, clusters
 from inspect_ai.scoring.filters import gaussian, lines, local_mean, smooth
+from inspect_ai.scoring.likelihood import code_length, said, standardised
 from inspect_ai.scoring.reconstruction import gradient_similarity, ssim
 from inspect_ai.scoring.rule import Seen
 
@@ -57,7 +62,7 @@ class Evidence:
     """One image batch and what a model makes of it; each part is computed once, if asked for."""
 
     def __init__(self, image: Tensor, seen: Seen) -> None:
-        self.x, self.w, self.seen = image[:, :-1], image[:, -1:], seen
+        self.image, self.x, self.w, self.seen = image, image[:, :-1], image[:, -1:], seen
 
     @cached_property
     def count(self) -> Tensor:
@@ -160,13 +165,11 @@ def _gradient(of: Evidence) -> Tensor:
 
 
 def _surprise(of: Evidence) -> Tensor:
-    assert of.seen.surprise is not None
-    return of.seen.surprise.sum((1, 2))
+    return said(of.seen.surprise).sum((1, 2))
 
 
-def _odds(of: Evidence) -> Tensor:
-    assert of.seen.odds is not None
-    return of.seen.odds
+def _ratio(of: Evidence) -> Tensor:
+    return _surprise(of) - said(of.seen.background).sum((1, 2))
 
 
 LAGS = ((0, 1), (1, 0), (1, 1), (1, -1))
@@ -191,9 +194,23 @@ ANYWHERE: dict[str, Statistic] = {
     "ssim": _ssim,
     "gradient": _gradient,
     "surprise": _surprise,
-    "odds": _odds,
+    "odds": lambda of: said(of.seen.odds),
+    "kl": lambda of: said(of.seen.kl),
+    "standardised": lambda of: standardised(of.seen),
+    "ratio": _ratio,
+    "entropy": lambda of: code_length(of.image, "levels"),
+    "roughness": lambda of: code_length(of.image, "differences"),
+    "gain": lambda of: code_length(of.image, "levels") - _surprise(of),
 }
 STATISTICS = ON_MAPS | ANYWHERE
+NEEDS = {  # fields of Seen
+    "surprise": ("surprise",),
+    "gain": ("surprise",),
+    "odds": ("odds",),
+    "kl": ("kl",),
+    "standardised": ("surprise", "usual", "varied"),
+    "ratio": ("surprise", "background"),
+}
 
 
 def tilted(expected: Tensor, fails: Tensor, dies: Tensor) -> Tensor:

@@ -29,7 +29,8 @@ def view(maps):
 
 
 def flat(image, rate=0.1):
-    return Seen(torch.full_like(image[:, :1], rate), image[:, 0] * 0, image[:, 0, 0, 0] * 0)
+    none, number = image[:, 0] * 0, image[:, 0, 0, 0] * 0
+    return Seen(torch.full_like(image[:, :1], rate), none, number, none, none, none, number, none)
 
 
 def statistic(name, image, seen=None):
@@ -180,7 +181,8 @@ def test_what_is_no_die_changes_no_statistic(name):
     image = view(rng.integers(0, 3, (6, 12, 12)).astype(np.uint8))
     expected, other, junk = torch.from_numpy(rng.random((3, 6, 1, 12, 12))).float()
     off = image[:, 1:] == 0
-    said = (expected[:, 0], expected[:, 0, 0, 0])
+    cells, number = expected[:, 0], expected[:, 0, 0, 0]
+    said = (cells, number, cells / 2, cells, cells / 3, number, cells)
     wanted = statistic(name, image, Seen(expected, *said))
     fails = torch.where(off, junk, image[:, :1])
     seen = Seen(torch.where(off, other, expected), *said)
@@ -200,3 +202,14 @@ def test_zeros_around_a_map_change_no_statistic(name):
 def test_a_map_of_one_value_has_finite_statistics(name, value):
     image = view(np.full((1, 70, 12), value, np.uint8))
     assert torch.isfinite(statistic(name, image, flat(image, 0.0))).all()
+
+
+def test_what_a_model_says_in_nats_is_taken_as_it_is():
+    image = view(np.full((2, 3, 4), 1, np.uint8))
+    cells = torch.arange(24.0).reshape(2, 3, 4)
+    seen = Seen(image[:, :1], cells, None, cells - 1, cells * 0 + 4, cells / 2, torch.ones(2) * 7)
+    assert statistic("surprise", image, seen).tolist() == [66.0, 210.0]
+    assert statistic("kl", image, seen).tolist() == [7.0, 7.0]
+    assert statistic("ratio", image, seen).tolist() == [33.0, 105.0]
+    assert statistic("standardised", image, seen).tolist() == pytest.approx([12 / 48**0.5] * 2)
+    assert statistic("gain", image, seen).tolist() == [-66.0, -210.0]  # one level tells nothing
