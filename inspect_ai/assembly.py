@@ -66,10 +66,10 @@ def _require_fit(recipe: Recipe, model: Model, rule: Rule, spec: DataSpec) -> No
                 f"{what} needs wafer maps, and the images of '{spec.name}' are pictures. Use "
                 "another one; l2, ssim and gradient are rules for pictures."
             )
-    if model.native and not rule.at_dies and spec.image.kind == "wafer_map":
+    if model.native and not (rule.at_dies or rule.any_size) and spec.image.kind == "wafer_map":
         raise BadSettings(
-            f"{said} is one of a grid, and model '{name}' sees dies. Use odds, removed or a "
-            "density of statistics of wafer maps, or a model on the grid."
+            f"{said} is one of a grid, and model '{name}' sees dies. Use odds, removed, "
+            "likelihood or a density of statistics of wafer maps, or a model on the grid."
         )
     if missing := [field for field in rule.needs if field not in model.gives]:
         raise BadSettings(

@@ -24,6 +24,7 @@ from inspect_ai.scores import Float32
 from inspect_ai.tracking import Log
 from inspect_ai.train import (
     CURVE,
+    PICTURES,
     WEIGHTS,
     Trained,
     given,
@@ -50,7 +51,8 @@ def build(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str =
     bundle = export(checkpoint, calibration, manifest, out / "bundle")
     card = bundles.read(bundle).card
     log.numbers(recipe.steps, _figures(card))
-    for made in (*sorted(checkpoint.rglob(CURVE)), calibration / PICTURE, bundle):
+    pictures = sorted(p for p in checkpoint.rglob("*.png") if p.parent.name == PICTURES)
+    for made in (*sorted(checkpoint.rglob(CURVE)), *pictures, calibration / PICTURE, bundle):
         log.artefact(made)
     if not step.finished:
         step.finish(bundle=str(bundle), image_threshold=card.image_threshold)

@@ -14,9 +14,9 @@ from inspect_ai.calibration.conformal import Calibration
 from inspect_ai.data import images
 from inspect_ai.data.manifest import Manifest
 from inspect_ai.errors import ParityFailed
-from inspect_ai.scores import Pixels
-from inspect_ai.train import BATCH, DESCRIPTION, WEIGHTS, Trained, load, named
+from inspect_ai.train import BATCH, DESCRIPTION, WEIGHTS, Trained, given, load, named
 from inspect_ai.training import batches as feed
+from inspect_ai.training.detector import Given
 
 
 def export(checkpoint: Path, calibration: Path, manifest: Manifest, out: Path) -> Path:
@@ -64,23 +64,26 @@ def _through_the_gate(
     trained: Trained, rows: pd.DataFrame, manifest: Manifest, path: Path
 ) -> tuple[gate.Compared, gate.Compared, list[str]]:
     """Exports the graph and scores calibration images and edge cases both ways."""
+    # the calibration's table has no columns of the data's own
+    full = manifest.good("calibrate").set_index("image_path").loc[rows["image_path"]].reset_index()
     few = next(feed.raw(rows, manifest, 3))
     if len(few) < 3:  # pictures of mixed sizes: a batch of equals
         few = images.stacked([few[0]] * 3)
     gate.to_onnx(trained.detector, few, path)
     theirs = gate.scorer(path)
     with progress.bar("compare with ONNX Runtime") as bar:
-        counted = _counted(feed.raw(rows, manifest, BATCH), len(rows), bar)
+        counted = _counted(given(trained.recipe, full, manifest), len(rows), bar)
         compared = gate.compare(counted, trained.detector.score, theirs)
-    cases = gate.edge_cases(trained.spec.image, few)
-    return compared, gate.compare(cases.values(), trained.detector.score, theirs), list(cases)
+    cases, classes = gate.edge_cases(trained.spec.image, few), trained.detector.classes
+    told = [(case, np.arange(len(case)) % classes if classes else None) for case in cases.values()]
+    return compared, gate.compare(told, trained.detector.score, theirs), list(cases)
 
 
-def _counted(batches: Iterator[Pixels], total: int, bar: progress.Report) -> Iterator[Pixels]:
+def _counted(batches: Iterator[Given], total: int, bar: progress.Report) -> Iterator[Given]:
     done = 0
-    for pixels in batches:
-        yield pixels
-        done += len(pixels)
+    for batch in batches:
+        yield batch
+        done += len(batch[0])
         bar(done, total)
 
 
@@ -103,6 +106,7 @@ def _card(
         data_spec=spec,
         data_spec_hash=spec.hash(),
         canvas=_canvas(manifest) if spec.image.kind == "wafer_map" else None,
+        condition=trained.recipe.condition,
         false_alarm_rate=rate,
         confidence=sure,
         image_threshold=scores.threshold,

@@ -10,6 +10,7 @@ import platform
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,17 @@ import pandas as pd
 import torch
 
 from inspect_ai import __version__
-from inspect_ai.bundle.runtime import open_session
+from inspect_ai.bundle.runtime import answer, open_session
 from inspect_ai.calibration.conformal import Calibration, calibrate
+from inspect_ai.data.conditions import Places
 from inspect_ai.data.specs import ImageRule
 from inspect_ai.errors import ParityFailed
 from inspect_ai.scores import Float32, Pixels, Scores
-from inspect_ai.training.detector import Detector
+from inspect_ai.training.detector import Detector, Given
 
 OPSET = 20
 TOLERANCE = 1e-3  # of the good scores' spread; ten times what has been seen
-Score = Callable[[Pixels], Scores]
+Score = Callable[[Pixels, Places | None], Scores]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +47,29 @@ class Compared:
 def to_onnx(detector: Detector, example: Pixels, path: Path) -> None:
     """Writes the detector as one ONNX file; batch, height and width stay free.
 
+    A conditional detector has a second input, `condition`, a whole number for each image.
+
     Args:
         example: (N, C, H, W) pixels with N of 2 or more.
     """
-    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    inputs = {"input": torch.from_numpy(example)}
+    free = {"pixels": dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)}
+    if detector.classes:
+        inputs["condition"] = torch.arange(len(example)) % detector.classes
+        free["condition"] = {0: torch.export.Dim.DYNAMIC}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision aloud
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own code
         program = torch.onnx.export(
             detector.eval(),
-            (torch.from_numpy(example),),
+            tuple(inputs.values()),
             dynamo=True,
             external_data=False,
             verbose=False,
             opset_version=OPSET,
-            input_names=["input"],
+            input_names=list(inputs),
             output_names=["pred_score", "anomaly_map", "expected"],
-            dynamic_shapes={"pixels": free},
+            dynamic_shapes=free,
         )
     assert program is not None
     program.save(str(path))
@@ -77,11 +85,10 @@ def annotate(path: Path, fields: dict[str, str]) -> None:
 def scorer(path: Path) -> Score:
     """Scores through an ONNX file on the CPU."""
     session = open_session(path, "cpu")
-    names = ["pred_score", "anomaly_map", "expected"]
-    return lambda pixels: Scores(*session.run(names, {"input": pixels}))
+    return partial(answer, session)
 
 
-def compare(batches: Iterable[Pixels], ours: Score, theirs: Score) -> Compared:
+def compare(batches: Iterable[Given], ours: Score, theirs: Score) -> Compared:
     """Scores every batch both ways.
 
     Args:
@@ -91,8 +98,8 @@ def compare(batches: Iterable[Pixels], ours: Score, theirs: Score) -> Compared:
         ParityFailed: one of them gives a number where the other does not.
     """
     rows, maps = [], 0.0
-    for pixels in batches:
-        a, b = ours(pixels), theirs(pixels)
+    for given in batches:
+        a, b = ours(*given), theirs(*given)
         if (np.isfinite(a.pred_score) != np.isfinite(b.pred_score)).any():
             raise ParityFailed(
                 f"torch scores {a.pred_score} and ONNX Runtime {b.pred_score} for the same "

@@ -29,6 +29,7 @@ from inspect_ai.models.fusion import Config as Fused
 from inspect_ai.preprocess import Preprocess
 from inspect_ai.recipe import Recipe
 from inspect_ai.review import curves
+from inspect_ai.review.pictures import sheet
 from inspect_ai.scores import Float32, UInt8
 from inspect_ai.tracking import Log
 from inspect_ai.training import batches as feed
@@ -37,8 +38,9 @@ from inspect_ai.training.descent import Run
 from inspect_ai.training.detector import Detector, Given, Single
 
 WEIGHTS, DESCRIPTION, HISTORY = "weights.safetensors", "model.json", "history.parquet"
-CURVE, MANIFEST = "history.png", "manifest.parquet"
+CURVE, MANIFEST, PICTURES = "history.png", "manifest.parquet", "pictures"
 BATCH = 64  # images scored at a time
+FEW = 256  # good images on which a model tells of itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +91,30 @@ def _fit(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str) -
             places = recipe.places(fit_rows)
             drawn = feed.Batches(images, budget.batch_size, budget.seed, recipe.turn, sizes, places)
             detector.fit(drawn, lambda: given(recipe, held_rows, manifest), run)
+    seconds = round(time.monotonic() - began, 1)
+    few = held_rows[:FEW]
+    told = _told(
+        detector,
+        next(feed.told(feed.raw(few, manifest, FEW), recipe.places(few))),
+        out / PICTURES,
+    )
+    log.numbers(recipe.budget.steps, told)
     _keep(detector, recipe, manifest, out)
     history.draw(out)
     kept.drop()
-    seconds = round(time.monotonic() - began, 1)
-    return {"images": len(fit_rows), "held_out_images": len(held_rows), "train_seconds": seconds}
+    counts = {"images": len(fit_rows), "held_out_images": len(held_rows)}
+    return {**counts, "train_seconds": seconds, "told": told}
+
+
+@torch.no_grad()
+def _told(detector: Single, few: Given, pictures: Path) -> dict[str, float]:
+    """What the fitted model says of a few good images that no weight has seen, also in pictures."""
+    images = detector.seen_by_model(torch.from_numpy(few[0]))
+    condition = None if few[1] is None else torch.from_numpy(few[1])
+    for name, cells in detector.model.pictures(images, condition).items():
+        pictures.mkdir(exist_ok=True)
+        sheet(np.asarray(cells.numpy()), pictures / f"{name}.png")
+    return detector.model.told(images, condition)
 
 
 def _fuse(
@@ -110,6 +131,14 @@ def _fuse(
     fusion.fit(feed.raw(rows, manifest, BATCH))
     _keep(fusion, recipe, manifest, out)
     return {"members": len(members), "curve_images": len(rows), "train_seconds": round(seconds, 1)}
+
+
+def figures(checkpoint: Path) -> str:
+    """What the models of a checkpoint said of themselves, in words; "" where they say nothing."""
+    folders = [checkpoint, *sorted(p.parent for p in checkpoint.glob(f"*/{DESCRIPTION}"))]
+    told = [steps.read_record(folder, "train").get("told") or {} for folder in folders]
+    named = [f"{k.replace('_', ' ')} {v:.4g}" for figures in told for k, v in figures.items()]
+    return ", ".join(named)
 
 
 def member_folder(number: int, member: Recipe) -> str:

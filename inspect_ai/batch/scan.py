@@ -19,7 +19,7 @@ from inspect_ai import steps
 from inspect_ai.batch import stages
 from inspect_ai.batch.ledger import Ledger, tidy
 from inspect_ai.batch.maps import Maps
-from inspect_ai.bundle.bundle import SCORES, Bundle
+from inspect_ai.bundle.bundle import SCORES, Bundle, Card
 from inspect_ai.bundle.runtime import Device, Scorer
 from inspect_ai.data import layouts
 from inspect_ai.data.manifest import Manifest, Report, silent
@@ -65,6 +65,7 @@ def scan(
 
     Raises:
         BadSettings: the manifest's image rule is not the bundle's.
+        MissingData: it lacks a column that a conditional bundle is told.
         OutputInUse: the folder holds something else.
         NoSuchDevice: the session does not run where it was asked to.
         NoSpace: the disk is full; what was done is kept.
@@ -110,8 +111,7 @@ def _scan_parts(
     waiting = [(i, rows) for i, rows in enumerate(parts) if not ledger.is_done(i)]
     done = len(plan) - sum(len(rows) for _, rows in waiting)
     fresh, keep_all = 0, bool(plan["mask_path"].notna().any())
-    canvas = scorer.bundle.card.canvas
-    ahead = _read_ahead([rows for _, rows in waiting], plan, manifest, options, canvas)
+    ahead = _read_ahead([rows for _, rows in waiting], plan, manifest, options, scorer.bundle.card)
     with Maps(scorer.bundle, ledger, keep_all) as maps:
         for part, rows in waiting:
             # of an image only its verdict stays: a part of large pictures must not fill memory
@@ -138,11 +138,15 @@ def _read_ahead(
     plan: pd.DataFrame,
     manifest: Manifest,
     options: Options,
-    canvas: tuple[int, int] | None,
+    card: Card,
 ) -> Iterator[stages.Ready]:
     """Batches in order, read in threads a few ahead of the one that is scored."""
     read = layouts.reader(manifest.spec, manifest.root)
-    paths = plan["image_path"].tolist()
+    paths, told, canvas = (
+        plan["image_path"].tolist(),
+        stages.told(plan, card.condition),
+        card.canvas,
+    )
     size = _batch_size(paths, read, options.batch)
     taken = size * ROUND if canvas else size  # maps of about one size are scored together
     batches = [rows[i : i + taken] for rows in parts for i in range(0, len(rows), taken)]
@@ -152,7 +156,8 @@ def _read_ahead(
     waiting: deque[Future[stages.Ready]] = deque()
 
     def job(rows: range) -> stages.Ready:
-        return stages.ready(stages.see(rows, [paths[r] for r in rows], read), canvas, size)
+        places = [told[r] for r in rows] if told else None
+        return stages.ready(stages.see(rows, [paths[r] for r in rows], read, places), canvas, size)
 
     with ThreadPoolExecutor(readers, thread_name_prefix="read") as pool:
         for rows in batches:
@@ -172,6 +177,8 @@ def _batch_size(paths: list[str], read: stages.ReadImage, wanted: int) -> int:
 
 
 def _check_rule(bundle: Bundle, manifest: Manifest) -> None:
+    if bundle.card.condition:
+        bundle.card.condition.said(manifest.table)
     ours, theirs = bundle.card.image, manifest.spec.image
     fields = ("kind", "channels", "depth", "minimum", "maximum")
     wrong = [f for f in fields if getattr(ours, f) != getattr(theirs, f)]

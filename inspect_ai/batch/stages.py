@@ -8,12 +8,13 @@ import pandas as pd
 
 from inspect_ai.calibration.conformal import Calibration
 from inspect_ai.data import images
+from inspect_ai.data.conditions import UNKNOWN, Condition, Places
 from inspect_ai.errors import BadImages
 from inspect_ai.scores import Float32, Pixels, Scores
 
 CANVAS_STEP = 16  # dies
 ReadImage = Callable[[str], Pixels]
-ScoreImages = Callable[[Pixels], Scores]
+ScoreImages = Callable[[Pixels, Places | None], Scores]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Seen:
     pixels: Pixels | None
     image_id: str | None
     reason: str | None
+    place: int | None = None  # of its value among a conditional model's
 
 
 Call = tuple[list[Seen], Pixels]  # images of one shape, and their (N, C, H, W) batch
@@ -52,16 +54,48 @@ def parts(rows: int, size: int) -> list[range]:
     return [range(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-def see(rows: Sequence[int], paths: Sequence[str], read: ReadImage) -> list[Seen]:
-    """Reads images; what cannot be read is kept with its reason."""
+def see(
+    rows: Sequence[int],
+    paths: Sequence[str],
+    read: ReadImage,
+    told: Sequence[int | str] | None = None,
+) -> list[Seen]:
+    """Reads images; what cannot be read is kept with its reason.
+
+    Args:
+        told: for a conditional model, the place of each image's value, or why it has none.
+    """
     found = []
-    for row, path in zip(rows, paths, strict=True):
+    for i, (row, path) in enumerate(zip(rows, paths, strict=True)):
+        place = told[i] if told else None
+        if isinstance(place, str):
+            found.append(Seen(row, None, None, place))
+            continue
         try:
             pixels = read(path)
-            found.append(Seen(row, pixels, images.content_id(pixels), None))
+            found.append(Seen(row, pixels, images.content_id(pixels), None, place))
         except BadImages as error:
             found.append(Seen(row, None, None, str(error)))
     return found
+
+
+def told(table: pd.DataFrame, condition: Condition | None) -> list[int | str] | None:
+    """The place of each row's value, or why it has none; None for an unconditional model.
+
+    Raises:
+        MissingData: the table has no such column.
+    """
+    if condition is None:
+        return None
+    said = zip(condition.places(table).tolist(), condition.said(table), strict=True)
+    return [place if place != UNKNOWN else _unknown(condition, value) for place, value in said]
+
+
+def _unknown(condition: Condition, value: str) -> str:
+    return (
+        f"{'/'.join(condition.columns)} is '{value}', and the model knows "
+        f"{', '.join(map(repr, condition.values))}. Build a bundle with it among them."
+    )
 
 
 def ready(seen: Sequence[Seen], canvas: tuple[int, int] | None, most: int) -> Ready:
@@ -84,7 +118,8 @@ def ready(seen: Sequence[Seen], canvas: tuple[int, int] | None, most: int) -> Re
 def score(calls: Sequence[Call], run: ScoreImages) -> Iterator[list[Scored]]:
     """Scores the images of each call."""
     for group, pixels in calls:
-        scores = run(pixels)
+        places = [s.place for s in group if s.place is not None]
+        scores = run(pixels, np.asarray(places, np.int64) if places else None)
         assert scores.expected is not None
         columns = (scores.pred_score.tolist(), scores.anomaly_map, scores.expected)
         yield [Scored(*row) for row in zip(group, *columns, strict=True)]

@@ -20,6 +20,7 @@ import pandas as pd
 
 from inspect_ai import steps
 from inspect_ai.calibration.conformal import Calibration
+from inspect_ai.data.conditions import Condition
 from inspect_ai.data.specs import DataSpec, ImageRule
 from inspect_ai.errors import BadBundle, BadSettings
 from inspect_ai.settings import Settings
@@ -52,6 +53,7 @@ class Card(Settings):
     data_spec: DataSpec
     data_spec_hash: str
     canvas: tuple[int, int] | None  # smallest batch of wafer maps, in dies
+    condition: Condition | None = None  # what the model is told of each image; None: nothing
     false_alarm_rate: float
     confidence: float | None
     image_threshold: float  # scores strictly above it are flagged

@@ -12,7 +12,8 @@ import onnxruntime as ort
 
 from inspect_ai.bundle import bundle as bundles
 from inspect_ai.bundle.bundle import Bundle
-from inspect_ai.errors import BadBundle, NoSuchDevice
+from inspect_ai.data.conditions import Places
+from inspect_ai.errors import BadBundle, BadImages, NoSuchDevice
 from inspect_ai.scores import Pixels, Scores
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -48,10 +49,34 @@ class Scorer:
         """Where the session really runs."""
         return "cuda" if CUDA in self.session.get_providers() else "cpu"
 
-    def score(self, pixels: Pixels) -> Scores:
-        """Scores of (N, C, H, W) pixels in the file's own type, wafer maps padded with 0."""
-        found = self.session.run(["pred_score", "anomaly_map", "expected"], {"input": pixels})
-        return Scores(*(np.asarray(array) for array in found))
+    def score(self, pixels: Pixels, condition: Places | None = None) -> Scores:
+        """Scores of (N, C, H, W) pixels in the file's own type, wafer maps padded with 0.
+
+        Args:
+            condition: (N,) places among the card's `condition` values, where it has them.
+
+        Raises:
+            BadImages: a condition is missing, or given where none is asked for.
+        """
+        asked = self.bundle.card.condition
+        if (asked is None) != (condition is None):
+            wanted = f"the places of {'/'.join(asked.columns)}" if asked else "no condition"
+            raise BadImages(
+                f"The bundle needs {wanted}, and {'none' if asked else 'one'} was given. Pass what "
+                "its bundle.json says under 'condition'."
+            )
+        return answer(self.session, pixels, condition)
+
+
+def answer(
+    session: ort.InferenceSession, pixels: Pixels, condition: Places | None = None
+) -> Scores:
+    """What a session says of a batch."""
+    given: dict[str, object] = {"input": pixels}
+    if condition is not None:
+        given["condition"] = condition
+    found = session.run(["pred_score", "anomaly_map", "expected"], given)
+    return Scores(*(np.asarray(array) for array in found))
 
 
 def open_session(model: Path, device: Device, threads: int = 0) -> ort.InferenceSession:

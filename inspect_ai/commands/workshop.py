@@ -36,6 +36,7 @@ def build(
         from inspect_ai.bundle import bundle as bundles
         from inspect_ai.steps import is_finished
         from inspect_ai.train import torch_device
+        from inspect_ai.train import figures as train_figures
 
     recipe = recipes.read(run)
     manifest = made_manifest(recipe.data_spec, root)
@@ -52,6 +53,8 @@ def build(
         log.settings({"run": str(run), **recipe.model_dump(mode="json")})
         bundle = steps.build(recipe, manifest, out, log, torch_device(device.value))
     card = bundles.read(bundle).card
+    if told := train_figures(out / "checkpoint"):
+        typer.echo(f"on held-out good images: {told}")
     typer.echo(f"threshold {card.image_threshold:.6g}. {card.promise}")
     typer.echo(f"bundle: {bundle}")
 

@@ -3,6 +3,7 @@
 Arrays are OpenCV's: (H, W, 3) uint8 in the order blue, green, red.
 """
 
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -15,6 +16,7 @@ from inspect_ai.scores import Float32, Pixels
 Picture = NDArray[np.uint8]
 
 PANEL = 200  # pixels of a panel's longer side
+SMALL = 96  # pixels of a sheet's picture, its longer side
 GAP = 4  # pixels between panels
 PAPER, DIE, FAIL = (255, 255, 255), (222, 214, 206), (54, 42, 190)
 PALE = (150, 142, 134)  # a failing die under the heat, which needs the colours for itself
@@ -42,6 +44,28 @@ def strip(
         panels = _picture_panels(image, expected, anomaly_map, rule, threshold, size)
     gap = np.full((size[0], GAP, 3), 255, np.uint8)
     return np.hstack([panels[0], gap, panels[1], gap, panels[2]])
+
+
+def sheet(cells: Float32, path: Path) -> None:
+    """Writes pictures in rows and columns as one PNG.
+
+    Args:
+        cells: (rows, columns, C, h, w) in [0, 1].
+    """
+    size = tuple(
+        max(1, round(side * max(1, SMALL / max(cells.shape[3:])))) for side in cells.shape[3:]
+    )
+    gap = 2
+    paper = np.full(
+        (cells.shape[0] * (size[0] + gap) + gap, cells.shape[1] * (size[1] + gap) + gap, 3),
+        255,
+        np.uint8,
+    )
+    for (row, column), _ in np.ndenumerate(cells[:, :, 0, 0, 0]):
+        top, left = (gap + i * (s + gap) for i, s in zip((row, column), size, strict=True))
+        picture = _enlarged(_coloured(cells[row, column]), (size[0], size[1]), cv2.INTER_NEAREST)
+        paper[top : top + size[0], left : left + size[1]] = picture
+    cv2.imwrite(str(path), paper)
 
 
 def _panel_size(rows: int, columns: int) -> tuple[int, int]:
