@@ -10,7 +10,12 @@ from inspect_ai.scores import Scores
 GOOD = np.random.default_rng(0).integers(0, 256, (40, 1, 6, 6)).astype(np.uint8)
 
 
-def mean_score(pixels):
+def alone(*batches):
+    """Batches for a detector that is told no condition."""
+    return [(pixels, None) for pixels in batches]
+
+
+def mean_score(pixels, condition=None):
     """A detector in three lines: the mean is the score, the picture the map."""
     maps = pixels[:, 0].astype(np.float32)
     return Scores(maps.mean(axis=(1, 2)), maps)
@@ -19,7 +24,7 @@ def mean_score(pixels):
 def changed(pred_score=lambda s: s, anomaly_map=lambda m: m):
     """The same detector, answering a little differently."""
 
-    def score(pixels):
+    def score(pixels, condition=None):
         own = mean_score(pixels)
         return Scores(pred_score(own.pred_score), anomaly_map(own.anomaly_map))
 
@@ -34,8 +39,8 @@ def spoilt(array, value):
 
 def gate(theirs, ours=mean_score, edge=GOOD[:3], on_good=True):
     """Compares and checks as export does; the difference is met on good images or the edge."""
-    found = parity.compare([GOOD[:25], GOOD[25:]], ours, theirs if on_good else ours)
-    at_edge = parity.compare([edge], ours, ours if on_good else theirs)
+    found = parity.compare(alone(GOOD[:25], GOOD[25:]), ours, theirs if on_good else ours)
+    at_edge = parity.compare(alone(edge), ours, ours if on_good else theirs)
     yardsticks = [calibrate(s, 0.1) for s in (found.torch_scores, found.onnx_scores)]
     parity.check(found, at_edge, *yardsticks)
     return found
@@ -109,8 +114,8 @@ def test_a_number_on_one_side_alone_is_refused(value):
 def test_no_number_on_either_side_is_refused(value):
     """Both sides agree, yet no score is a number: the bundle would flag such an image for ever."""
     broken = changed(lambda s: spoilt(s, value))
-    at_edge = parity.compare([GOOD[:3]], broken, broken)
-    found = parity.compare([GOOD], mean_score, mean_score)
+    at_edge = parity.compare(alone(GOOD[:3]), broken, broken)
+    found = parity.compare(alone(GOOD), mean_score, mean_score)
     yardstick = calibrate(found.torch_scores, 0.1)
     with pytest.raises(ParityFailed, match="edge cases is not a finite number"):
         parity.check(found, at_edge, yardstick, yardstick)
@@ -125,7 +130,7 @@ def test_a_map_that_is_not_finite_is_refused(on_good):
 def test_good_scores_without_spread_allow_no_difference():
     flat = changed(np.zeros_like)
     gate(flat, ours=flat, edge=GOOD[:1])
-    found = parity.compare([GOOD], flat, changed(lambda s: 0 * s - np.float32(1e-6)))
+    found = parity.compare(alone(GOOD), flat, changed(lambda s: 0 * s - np.float32(1e-6)))
     yardsticks = [calibrate(s, 0.1) for s in (found.torch_scores, found.onnx_scores)]
     with pytest.raises(ParityFailed, match=r"allowed is 0\. "):
         parity.check(found, found, *yardsticks)

@@ -4,6 +4,7 @@ import pytest
 
 from inspect_ai.batch import stages
 from inspect_ai.calibration.conformal import calibrate
+from inspect_ai.data.conditions import Condition
 from inspect_ai.data.images import content_id
 from inspect_ai.errors import BadImages
 from inspect_ai.scores import Scores
@@ -30,7 +31,7 @@ def read(path):
     return image(4, (4, 6)) if path == "d.png" else image("?ab".index(path[0]))
 
 
-def run(pixels):
+def run(pixels, condition=None):
     """An image's score is its largest pixel; refuses what no graph would take."""
     assert pixels.ndim == 4
     heat = pixels[:, 0].astype(np.float32)
@@ -67,7 +68,7 @@ def test_every_readable_image_is_scored_once_whatever_its_size():
 def test_wafer_maps_that_fit_share_a_canvas_and_a_larger_one_is_alone():
     shapes = []
 
-    def noted(pixels):
+    def noted(pixels, condition=None):
         shapes.append(pixels.shape)
         return run(pixels)
 
@@ -135,3 +136,32 @@ def test_a_part_without_a_reject_has_the_columns_of_one_with():
     none = stages.rejected(PLAN, stages.see([0], ["a.png"], read))
     assert len(none) == 0
     assert list(none.columns) == list(some.columns)
+
+
+PRODUCTS = Condition(columns=("product",), values=("B", "A"))
+
+
+def test_a_conditional_model_is_told_the_place_of_each_value_beside_its_image():
+    table = pd.DataFrame({"image_path": ["a.png", "d.png"], "product": ["A", "B"]})
+    told = stages.told(table, PRODUCTS)
+    found = []
+
+    def noted(pixels, condition):
+        found.extend(zip(pixels[:, 0, 0, 0].tolist(), condition.tolist(), strict=True))
+        return run(pixels)
+
+    calls = stages.ready(stages.see([0, 1], list(table["image_path"]), read, told), None, 64).calls
+    assert all(list(stages.score(calls, noted)))
+    assert sorted(found) == [(1, 1), (4, 0)]
+
+
+def test_an_image_of_a_value_the_model_never_saw_is_rejected_with_what_it_knows():
+    table = pd.DataFrame({"image_path": ["a.png", "d.png"], "product": ["A", "C"]})
+    seen = stages.see([0, 1], ["a.png", "d.png"], read, stages.told(table, PRODUCTS))
+    assert [s.reason is None for s in seen] == [True, False]
+    assert "product is 'C', and the model knows 'B', 'A'" in seen[1].reason
+    assert seen[1].pixels is None
+
+
+def test_an_unconditional_model_is_told_nothing():
+    assert stages.told(PLAN, None) is None
