@@ -20,6 +20,7 @@ from inspect_ai.bundle import bundle as bundles
 from inspect_ai.bundle.runtime import Scorer
 from inspect_ai.data import images, layouts
 from inspect_ai.data import manifest as manifests
+from inspect_ai.data.manifest import Manifest
 from inspect_ai.data.simulate_maps import planted
 from inspect_ai.data.simulate_patterns import PATTERNS
 from inspect_ai.scores import Float32, Pixels
@@ -34,9 +35,7 @@ def main(folders: list[str]) -> None:
     if not folders:
         sys.exit("No bundle. Pass folders that build wrote: artefacts/NAME/bundle ...")
     found = [bundles.read(Path(folder)) for folder in folders]
-    good = _good(found[0])
-    rng = np.random.default_rng(0)
-    bad = {name: _with_pattern(rng, good, name) for name in PATTERNS}
+    good, bad = pattern_maps(manifests.make(found[0].card.data_spec))
     print("| bundle | AUROC | 1 % | 0.25 % | " + " | ".join(PATTERNS) + " |")
     print("|---|---|---|---|" + "---|" * len(PATTERNS))
     for folder, bundle in zip(folders, found, strict=True):
@@ -50,10 +49,12 @@ def main(folders: list[str]) -> None:
         print(f"| {folder} | " + " | ".join(cells) + " |", flush=True)
 
 
-def _good(bundle: bundles.Bundle) -> Maps:
-    manifest = manifests.make(bundle.card.data_spec)
+def pattern_maps(manifest: Manifest) -> tuple[Maps, dict[str, Maps]]:
+    """Good maps of the calibrate lots, and some of them with each of the simulator's patterns."""
     read = layouts.reader(manifest.spec, manifest.root)
-    return [read(path)[0].astype(np.uint8) for path in manifest.good("calibrate")["image_path"]]
+    paths = manifest.good("calibrate")["image_path"]
+    good, rng = [read(path)[0].astype(np.uint8) for path in paths], np.random.default_rng(0)
+    return good, {name: _with_pattern(rng, good, name) for name in PATTERNS}
 
 
 def _with_pattern(rng: Generator, good: Maps, name: str) -> Maps:

@@ -139,10 +139,11 @@ def _retime(
     row = _kept(asked, entry, seed, bench.profile.name)
     if row is None or row.state == "failed" or entry.base is not None:
         return
-    rate = timed(bench, entry, row.folder)
-    _keep(row.model_copy(update={"images_per_second": rate}), asked, open_log)
+    found = timed(bench, entry, row.folder)
+    _keep(row.model_copy(update=found), asked, open_log)
     before = table.short(row.images_per_second or 0.0, 0)
-    say(f"timed {entry.run}, seed {seed}: {table.short(rate or 0.0, 0)} images/s, was {before}")
+    rate = table.short(found["images_per_second"] or 0.0, 0)
+    say(f"timed {entry.run}, seed {seed}: {rate} images/s, was {before}")
 
 
 def _kept(asked: Asked, entry: Entry, seed: int, profile: str) -> Row | None:

@@ -33,6 +33,7 @@ from inspect_ai.tracking import Nothing
 from inspect_ai.train import DESCRIPTION, inputs, load, member_folder
 
 BUILD, SPEED = "build", "speed"
+REFERENCE = "autoencoder"  # model that others' speed is told against
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal, in torch's messages
 LONGEST = 1000  # characters of an error
 DEPENDED_ON = ("inspect_ai", "pipelines/runs", "data_specs")  # not the rows themselves
@@ -128,8 +129,7 @@ def _measured(bench: Bench, entry: Entry, seed: int, folder: Path) -> dict[str, 
     if entry.base is None:
         bundle = _built(bench, entry, seed, folder)
         test = bench.images(entry).part("test")
-        rate = timed(bench, entry, folder.name)
-        fields = _costs(bundle, folder) | {"images_per_second": rate}
+        fields = _costs(bundle, folder) | timed(bench, entry, folder.name)
     else:
         made = bench.out / entry.base.folder(seed, bench.profile.name)
         bundle = _built(bench, entry.base, seed, made)
@@ -167,11 +167,25 @@ def _take_over(bench: Bench, entry: Entry, asked: Recipe, images: Manifest, out:
             part.replace(target)
 
 
-def timed(bench: Bench, entry: Entry, folder: str) -> float | None:
-    """Images a second of a bundle that was built, on the test split's speed batch."""
+def timed(bench: Bench, entry: Entry, folder: str) -> dict[str, Any]:
+    """Images a second of a bundle that was built, on the test split's speed batch.
+
+    The autoencoder of the same data, as last built under `out`, is scanned in turns with it.
+    """
     bundle = bundles.read(bench.out / folder / BUILD / "bundle")
     test = bench.images(entry).part("test")
-    return speed.images_per_second(bundle, test, bench.out / folder / SPEED)
+    reference = None if entry.model == REFERENCE else _reference(bench, entry)
+    found = speed.measured(bundle, test, bench.out / folder / SPEED, reference)
+    ratio = 1.0 if entry.model == REFERENCE else found.ratio
+    return {"images_per_second": found.rate, "speed_ratio": ratio}
+
+
+def _reference(bench: Bench, entry: Entry) -> Bundle | None:
+    runs = [e.run for e in bench.known.values() if (e.data, e.model) == (entry.data, REFERENCE)]
+    built = [p for run in runs for p in bench.out.glob(f"{run}-s*-*/{BUILD}/bundle/{bundles.CARD}")]
+    if not built:
+        return None
+    return bundles.read(max(built, key=lambda p: p.stat().st_mtime).parent)
 
 
 def _costs(bundle: Bundle, folder: Path) -> dict[str, Any]:

@@ -54,6 +54,7 @@ class Row(Settings, extra="ignore"):
     train_seconds, build_seconds: wall clock of the training step, and of training, calibration
         and export together; None where the work was stopped and went on.
     images_per_second: median of three scans, end to end; see speed.py.
+    speed_ratio: that over the autoencoder's on the same data, scanned in turns; None without one.
     model_bytes: the ONNX file; weights: numbers that were fitted by descent.
     """
 
@@ -93,6 +94,7 @@ class Row(Settings, extra="ignore"):
     train_seconds: float | None = None
     build_seconds: float | None = None
     images_per_second: float | None = None
+    speed_ratio: float | None = None
     model_bytes: int | None = None
     weights: int | None = None
     classes: tuple[ClassFigures, ...] = ()

@@ -7,6 +7,7 @@ decided and written, with pictures of what was flagged, on the CPU with all its 
 
 import shutil
 import statistics
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,23 +28,43 @@ REPEATS = 3
 CANVAS = (64, 64)  # dies; smallest stack of wafer maps
 
 
-def images_per_second(bundle: Bundle, manifest: Manifest, folder: Path) -> float | None:
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Images a second, and how many times that of the reference, scanned in turns with it."""
+
+    rate: float | None
+    ratio: float | None = None
+
+
+def measured(
+    bundle: Bundle, manifest: Manifest, folder: Path, reference: Bundle | None = None
+) -> Speed:
     """Median rate of three scans; None without an image.
 
     Args:
         manifest: labelled images that the bundle was not made from.
         folder: for the scans; removed afterwards.
+        reference: scanned in turns with the bundle: what else the machine does slows both.
     """
     shutil.rmtree(folder, ignore_errors=True)  # of a kill
     folder.mkdir(parents=True)
     try:
         made = prepared(batch(manifest), folder / "images")
-        scans = [scan(bundle, made, folder / f"scan{i}", Options("cpu")) for i in range(REPEATS)]
-        return statistics.median(s.images / max(s.seconds, 1e-9) for s in scans)
+        rates = [
+            [_rate(b, made, folder / f"scan{i}{k}") for k, b in enumerate((bundle, reference)) if b]
+            for i in range(REPEATS)
+        ]
+        ours, *theirs = (statistics.median(column) for column in zip(*rates, strict=True))
+        return Speed(ours, ours / theirs[0] if theirs else None)
     except (BadImages, MissingData):
-        return None
+        return Speed(None)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _rate(bundle: Bundle, made: Manifest, folder: Path) -> float:
+    found = scan(bundle, made, folder, Options("cpu"))
+    return found.images / max(found.seconds, 1e-9)
 
 
 def batch(manifest: Manifest) -> Manifest:

@@ -204,5 +204,6 @@ def _costs() -> list[Column]:
     return [
         Column("train s", cell("train_seconds", lambda s: f"{s:,.0f}")),
         Column("images/s", cell("images_per_second", lambda r: f"{r:,.0f}")),
+        Column("x autoencoder", cell("speed_ratio", lambda r: f"{r:.2f}")),
         Column("MB", cell("model_bytes", lambda b: f"{b / 1e6:.2f}")),
     ]

@@ -51,6 +51,7 @@ def test_a_run_becomes_a_row_with_its_figures(ran):
     assert told.overkill.low <= told.overkill.value <= told.overkill.high
     assert told.promised == 0.1
     assert told.images_per_second > 0
+    assert told.speed_ratio == 1  # an autoencoder is what speed is told against
     assert told.train_seconds >= 0
     assert told.build_seconds >= 0
     assert told.model_bytes > 1000

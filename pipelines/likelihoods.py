@@ -1,0 +1,213 @@
+"""Rules on one trained model: how one is chosen, and what the others would have reached.
+
+    python -m pipelines.likelihoods CHECKPOINT [CHECKPOINT ...] [--test]
+
+A checkpoint is what `inspect-ai build` leaves in OUT/checkpoint. Each rule that the model can feed
+is fitted on the held-out good images of the train lots. Without --test, rules are compared on odd
+images that were made: the simulator's patterns on good maps of the calibrate lots (choose.py), or
+dies of later lots of the simulated fab. No image of the test split is read; a run file's rule is
+chosen from this. With --test the same table on the test split is written to
+pipelines/results/likelihoods.md, for the record.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from inspect_ai import metrics, train
+from inspect_ai.data import images
+from inspect_ai.data.manifest import Manifest
+from inspect_ai.data.simulate_dies import Die, DieSettings, dies
+from inspect_ai.data.specs import DataSpec
+from inspect_ai.errors import InspectError
+from inspect_ai.recipe import Recipe
+from inspect_ai.scores import Float32, Pixels
+from inspect_ai.scoring.likelihood import NEEDS
+from inspect_ai.scoring.rule import Rule, Seen
+from inspect_ai.train import Trained
+from inspect_ai.training.detector import Given, Single
+from pipelines.choose import Maps, pattern_maps
+
+OUT = Path("pipelines/results/likelihoods.md")
+LATER = 500  # number of the first lot of simulated dies that nothing was trained on
+BOTH = {"sides": "both"}
+TOP = {"kind": "top", "share": 0.01}
+LIKELY: dict[str, dict[str, object]] = {
+    kind: {"rule": "likelihood", "kind": kind} for kind in ("sum", "typicality", *NEEDS)
+}
+RULES: dict[str, dict[str, object]] = {
+    **LIKELY,
+    "thresholded": {"rule": "likelihood", "kind": "thresholded"},
+    "sum, both sides": {"rule": "likelihood", **BOTH},
+    "standardised, both sides": {**LIKELY["standardised"], **BOTH},
+    "ratio, both sides": {**LIKELY["ratio"], **BOTH},
+    "corrected": {"rule": "likelihood", "kind": "corrected"},
+    "corrected, both sides": {"rule": "likelihood", "kind": "corrected", **BOTH},
+    "corrected by differences": {"rule": "likelihood", "kind": "corrected", "coder": "differences"},
+    "conditioned on the level": {"rule": "likelihood", "kind": "conditioned"},
+    "conditioned on the level, both sides": {"rule": "likelihood", "kind": "conditioned", **BOTH},
+    "conditioned on complexity, both sides": {
+        "rule": "likelihood",
+        "kind": "conditioned",
+        "alike": "complexity",
+        "coder": "differences",
+        **BOTH,
+    },
+    "surprise of the oddest cells": {"rule": "likelihood", "pooling": TOP},
+    "standardised, oddest cells": {**LIKELY["standardised"], "pooling": TOP},
+    "l2": {"rule": "l2", "blur": 1.0},
+    "variance": {"rule": "variance", "blur": 2.0},
+    "ssim": {"rule": "ssim", "blur": 1.0},
+    "gradient": {"rule": "gradient", "blur": 1.0},
+    "structure": {"rule": "density", "statistics": ["moran", "walks_4", "walks_12"]},
+    "gain and walks": {"rule": "density", "statistics": ["gain", "walks_4", "walks_12"]},
+    "structure and gain": {
+        "rule": "density",
+        "statistics": ["moran", "walks_4", "walks_12", "gain"],
+    },
+    "several, Gaussian": {
+        "rule": "density",
+        "statistics": ["surprise", "entropy", "moran", "walks_4", "walks_12"],
+        "density": "gaussian",
+    },
+    "ratio, entropy and surprise, Gaussian": {
+        "rule": "density",
+        "statistics": ["ratio", "entropy", "surprise"],
+        "density": "gaussian",
+    },
+    "surprise, roughness and l2, Gaussian": {
+        "rule": "density",
+        "statistics": ["surprise", "roughness", "l2", "largest"],
+        "density": "gaussian",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A rule, and the detector through which it sees."""
+
+    rule: Rule
+    through: Single
+
+
+def main(folders: list[Path], on_test: bool) -> None:
+    """Prints a table a checkpoint."""
+    parts = [
+        _table(train.load(folder), train.kept_manifest(folder, None), on_test) for folder in folders
+    ]
+    if on_test:
+        OUT.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _table(trained: Trained, manifest: Manifest, on_test: bool) -> str:
+    detector, made = trained.detector, trained.recipe
+    assert isinstance(detector, Single), "a fusion has no rule of its own"
+    looks = dict(_looks(detector, made, manifest.spec))
+    _, held = train.hold_out(manifest.good("train"), made)
+    _fit(looks, train.given(made, held, manifest))
+    source = _tested(made, manifest) if on_test else _made(made, manifest)
+    found = [_scored(looks, batches) for batches in source]
+    where = "test images" if on_test else "images that were made odd"
+    lines = [f"**{manifest.spec.name}, {made.model['name']}**, {where}\n"]
+    lines += ["| rule | AUROC | capture at 1 % |", "|---|---|---|"]
+    for name in looks:
+        good, bad = (scores[name] for scores in found)
+        capture = float((bad > metrics.threshold_at(good, 0.01)).mean())
+        lines.append(f"| {name} | {metrics.auroc(good, bad):.4f} | {capture:.3f} |")
+    text = "\n".join(lines) + "\n"
+    print(text, flush=True)
+    return text
+
+
+def _looks(detector: Single, made: Recipe, spec: DataSpec) -> Iterator[tuple[str, Look]]:
+    """The rules that the model can feed, on these images."""
+    maps, channels = spec.image.kind == "wafer_map", spec.image.channels
+    model, through = detector.model, dict[bool, Single]()
+    for name, fields in {"shipped": made.model_dump()["score"], **RULES}.items():
+        score = Recipe.checked(made.model_dump() | {"score": fields}, name).score
+        assert score is not None
+        rule = score.build(channels, made.grid)
+        fits = set(rule.needs) <= set(model.gives) and (maps or not rule.maps_only)
+        if fits and not (maps and model.native and not (rule.at_dies or rule.any_size)):
+            single = through.setdefault(rule.at_dies, Single(detector.preprocess, model, rule))
+            yield name, Look(rule, single)
+    model.wanted = frozenset(model.gives)  # each rule reads its part of one look
+
+
+def _fit(looks: dict[str, Look], batches: Iterable[Given]) -> None:
+    seen = [_seen(looks, batch) for batch in batches]
+    for look in looks.values():
+        look.rule.fit([pairs[look.through] for pairs in seen])
+
+
+@torch.no_grad()
+def _seen(looks: dict[str, Look], batch: Given) -> dict[Single, tuple[Tensor, Seen]]:
+    pixels = torch.from_numpy(batch[0])
+    condition = None if batch[1] is None else torch.from_numpy(batch[1])
+    return {s: s.eval().look(pixels, condition) for s in {look.through for look in looks.values()}}
+
+
+@torch.no_grad()
+def _scored(looks: dict[str, Look], batches: Iterable[Given]) -> dict[str, Float32]:
+    found: dict[str, list[Float32]] = {name: [] for name in looks}
+    for batch in batches:
+        seen = _seen(looks, batch)
+        for name, look in looks.items():
+            found[name].append(look.rule(*seen[look.through])[0].numpy())
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _tested(made: Recipe, manifest: Manifest) -> list[Iterator[Given]]:
+    """Good and bad images of the test split."""
+    table = manifest.part("test").table
+    return [train.given(made, table[table["gt_label"] == label], manifest) for label in (0, 1)]
+
+
+def _made(made: Recipe, manifest: Manifest) -> list[Iterator[Given]]:
+    """Good images that nothing was fitted on, and odd ones that were made."""
+    if manifest.spec.image.kind == "wafer_map":
+        usual, odd = pattern_maps(manifest)
+        return [_maps(usual), _maps([m for maps in odd.values() for m in maps])]
+    settings = manifest.spec.simulate
+    if not isinstance(settings, DieSettings):
+        raise SystemExit(
+            f"No odd images are made for {manifest.spec.name}; choose on simulated dies."
+        )
+    later = settings.model_copy(update={"first_lot": LATER, "lots": 6, "defect_share": 0.5})
+    drawn = list(dies(later))
+    good, bad = ([d for d in drawn if (d.label == "good") == wanted] for wanted in (True, False))
+    return [_dies(made, good), _dies(made, bad)]
+
+
+def _maps(maps: Maps) -> Iterator[Given]:
+    ordered = sorted(maps, key=lambda m: max(m.shape))
+    for start in range(0, len(ordered), 64):
+        batch: list[Pixels] = [m[None] for m in ordered[start : start + 64]]
+        side = -(-max(max(m.shape) for m in batch) // 16) * 16
+        yield images.padded(batch, (side, side)), None
+
+
+def _dies(made: Recipe, drawn: list[Die]) -> Iterator[Given]:
+    for start in range(0, len(drawn), 64):
+        part = drawn[start : start + 64]
+        table = pd.DataFrame([{"product": d.product, "layer": d.layer} for d in part])
+        pixels: Pixels = np.stack([d.image for d in part])[:, None]  # type: ignore[assignment]
+        yield pixels, made.places(table)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    given = [a for a in sys.argv[1:] if a != "--test"]
+    if not given:
+        sys.exit("No checkpoint. Pass folders that build wrote: artefacts/NAME/checkpoint ...")
+    try:
+        main([Path(a) for a in given], "--test" in sys.argv)
+    except InspectError as error:
+        sys.exit(str(error))
