@@ -4,13 +4,14 @@ With n_i a cell's surprise (its share of -log p(x), in nats), u_i and v_i the me
 n_i under the model's own prediction, b_i the surprise of a simpler model, n the covered cells and
 L(x) the nats that a simple coder needs for the image, the score is one of
 
-    sum            sum n_i, the negative log-likelihood
+    sum            sum n_i, the negative log-likelihood, less its mean over good images: as large
+                   a number in single precision would lose the digits that tell images apart
     typicality     |sum n_i / n - its mean over good images|
     standardised   sum (n_i - u_i) / sqrt(sum v_i): 0 where the image is as likely as expected
     thresholded    sum of max(0, n_i - t), t a high quantile of n_i over good images: only what is
                    unlikely counts, and a simple image is not too likely
     ratio          sum (n_i - b_i): the model's surprise beyond that of a background model
-    corrected      sum n_i - L(x): what complexity does not explain
+    corrected      sum n_i - L(x): what complexity does not explain; both less their mean, too
     conditioned    (sum n_i - m(t)) / s(t), m and s the mean and spread over good images that are
                    alike in t, their mean grey level (on wafer maps the share of failing dies) or
                    L(x) / n; t is held within the range of good images
@@ -69,6 +70,7 @@ NEEDS: dict[Kind, tuple[str, ...]] = {
     "slope": ("slope",),
 }
 BY_CELL = ("sum", "standardised", "thresholded", "ratio", "slope")  # their maps can be pooled
+TOTALS = ("sum", "ratio", "corrected")
 LEVELS = 32  # grey levels of the coder's histogram
 MOST = 200_000  # cells a quantile is taken from
 
@@ -112,18 +114,14 @@ class Likelihood(Rule):
         self.pool = (config.pooling or Pooling()).build()
         self.pooled = config.pooling is not None or config.kind == "slope"
         self.register_buffer("limit", torch.zeros(()))  # t of thresholded
-        self.register_buffer("centre", torch.zeros(()))
-        self.register_buffer("spread", torch.ones(()))
+        self.register_buffer("centre", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("spread", torch.ones((), dtype=torch.float64))
         if config.kind == "conditioned":
             self.trend = Trend()
 
     @override
     def fit(self, pairs: Iterable[tuple[Tensor, Seen]]) -> None:
-        kind = self.config.kind
-        learns = kind in ("thresholded", "conditioned", "typicality") or self.config.sides == "both"
-        if not learns:
-            return
-        good = list(pairs)
+        kind, good = self.config.kind, list(pairs)
         if sum(len(image) for image, _ in good) < 2:
             raise MissingData(
                 "Rule 'likelihood' learns what is usual from 2 good images held out of training "
@@ -137,17 +135,22 @@ class Likelihood(Rule):
             nll = torch.cat([said(seen.surprise).sum((1, 2)) for _, seen in good])
             self.trend.fit(torch.cat([self._alike(image) for image, _ in good]), nll)
         raw = torch.cat([self._raw(image, seen)[0] for image, seen in good])
-        self.centre.copy_(raw.mean())
-        self.spread.copy_(raw.std().clamp(min=1e-6))
+        self.centre.copy_(raw.double().mean())
+        self.spread.copy_(raw.double().std().clamp(min=1e-6))
 
     @override
     def forward(self, image: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
         raw, shown = self._raw(image, seen)
         if self.config.kind == "typicality":
-            return (raw - self.centre).abs(), shown
+            return (raw - self.centre).abs().float(), shown
         if self.config.sides == "both":
-            return (raw - self.centre).abs() / self.spread, shown
-        return raw, shown
+            return ((raw - self.centre).abs() / self.spread).float(), shown
+        return (raw - self.centre if self._is_total else raw).float(), shown
+
+    @property
+    def _is_total(self) -> bool:
+        """Whether the score is a sum over all cells: thousands of nats, of which tens matter."""
+        return not self.pooled and self.config.kind in TOTALS
 
     def _raw(self, image: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
         """The number of each image before its sides are looked at, and the map."""
@@ -163,12 +166,12 @@ class Likelihood(Rule):
             return said(seen.kl)
         if kind == "standardised":
             return standardised(seen)
-        total = self._cells(seen).sum((1, 2))
+        total = self._cells(seen).double().sum((1, 2))
         if kind == "typicality":
             return total / covered(image)
         if kind == "corrected":
             return total - code_length(image, self.config.coder)
-        return self.trend(self._alike(image), total) if kind == "conditioned" else total
+        return self.trend(self._alike(image), total.float()) if kind == "conditioned" else total
 
     def _cells(self, seen: Seen) -> Tensor:
         """The map, (N, H, W)."""

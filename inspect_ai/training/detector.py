@@ -173,7 +173,7 @@ class Single(Detector):
 
     @override
     def forward(self, pixels: Tensor, condition: Tensor | None = None) -> Outputs:
-        image, seen = self._look(pixels, condition)
+        image, seen = self.look(pixels, condition)
         score, anomaly_map = self.rule(image, seen)
         if self._at_dies:
             return Outputs(score, anomaly_map, seen.expected)
@@ -186,15 +186,15 @@ class Single(Detector):
     def _pairs(self, batches: Iterable[Given]) -> Iterator[tuple[Tensor, Seen]]:
         for pixels, places in batches:
             condition = None if places is None else torch.from_numpy(places)
-            yield self._look(torch.from_numpy(pixels), condition)
+            yield self.look(torch.from_numpy(pixels), condition)
 
     @property
     def _at_dies(self) -> bool:
         """Whether the rule sees a map's dies; a picture has none."""
         return self.view.kind == "wafer_map" and (self.rule.at_dies or self.model.native)
 
-    def _look(self, pixels: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Seen]:
-        """The image at the view where it is scored, and what the model makes of it there."""
+    def look(self, pixels: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Seen]:
+        """The image at the view where its rule scores it, and what the model makes of it there."""
         view = self.preprocess
         if not self._at_dies:
             image = view(pixels)

@@ -37,12 +37,12 @@ def bin_maps():
     return made.maps[:, None], made.labels
 
 
-def picture_detector(name, fields=None, rule=None, grid=GRID):
+def picture_detector(name, fields=None, rule=None, grid=GRID, classes=0):
     view = View(kind="picture", channels=1, minimum=0, maximum=255, resize="stretch", grid=grid)
     if name == "fusion":
         pair = [picture_detector("autoencoder", fields, rule, grid) for rule in ("l2", "ssim")]
         return models.config(name, {}).build(pair).eval()
-    model = _model(name, fields, grid)
+    model = _model(name, fields, grid, classes)
     likely = "surprise" in model.gives and rule is None
     config = likelihood.Config(rule="likelihood") if likely else None
     return _single(model, view, config or reconstruction.Config(rule=rule or "l2", blur=1.0))
@@ -58,23 +58,25 @@ def map_detector(name, fields=None, grid=GRID, rule=None):
     return _single(_model(name, fields, grid), view, config)
 
 
-def _model(name, fields, grid):
+def _model(name, fields, grid, classes=0):
     torch.manual_seed(0)
-    return models.config(name, fields or {}).build(1, grid)
+    told = {"classes": classes} if classes else {}
+    return models.config(name, fields or {}).build(1, grid, **told)
 
 
 def _single(model, view, rule):
     return Single(Preprocess(view), model, rule.build(1, view.grid)).eval()
 
 
-def fitted(detector, good, budget=BRIEF):
+def fitted(detector, good, budget=BRIEF, conditions=None):
     """Weights on the first three quarters of good pixels, the rule on the rest."""
     cut = 3 * len(good) // 4
+    first, rest = (None, None) if conditions is None else (conditions[:cut], conditions[cut:])
     if isinstance(detector, Fusion):
         for member in detector.members:
             fitted(member, good[:cut], budget)
         detector.fit([good[cut:]])
         return detector.eval()
     seen = detector.seen_by_model(torch.from_numpy(good[:cut])).numpy()
-    drawn = Batches(seen, budget.batch_size, budget.seed)
-    return detector.fit(drawn, lambda: [(good[cut:], None)], Run(budget, silent))
+    drawn = Batches(seen, budget.batch_size, budget.seed, conditions=first)
+    return detector.fit(drawn, lambda: [(good[cut:], rest)], Run(budget, silent))

@@ -17,8 +17,12 @@ from inspect_ai.training.budget import Budget
 from inspect_ai.training.detector import Single
 
 # these read dies, which pictures do not have
-ON_MAPS_ALONE = ("wafer_statistics", "denoiser")
+ON_MAPS_ALONE = ("wafer_statistics", "denoiser", "nade")
 LEARNS_NOTHING = ("wafer_statistics",)
+
+
+def module(name):
+    return import_module(f"inspect_ai.models.{name}")
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +195,52 @@ def agree(trained, theirs, batches):
         np.testing.assert_allclose(b.expected, a.expected, rtol=1e-3, atol=1e-5)
 
 
+CONDITIONAL = [n for n in models.names() if getattr(module(n).Config, "conditional", False)]
+
+
+@pytest.fixture(scope="module", params=CONDITIONAL)
+def told(request):
+    """A detector that is told one of two products: small dies, and the same upside down."""
+    torch.set_num_threads(1)
+    pixels, labels = die_images()
+    good = pixels[labels == "good"][:120]
+    both, places = np.concatenate([good, 255 - good]), np.repeat([0, 1], len(good))
+    mixed = np.random.default_rng(0).permutation(len(both))
+    made = picture_detector(request.param, classes=2)
+    return fitted(made, both[mixed], conditions=places[mixed]), good
+
+
+def test_a_conditional_model_expects_each_image_to_be_of_its_own_product(told):
+    detector, good = told
+    own, other = (detector.score(good[:30], np.full(30, place)).pred_score for place in (0, 1))
+    assert (own < other).mean() > 0.9
+
+
+@pytest.mark.parametrize("places", [None, [0, 0], [0, 1, 2], [0, -1, 1]])
+def test_a_conditional_model_refuses_to_guess_and_says_what_it_needs(told, places):
+    condition = None if places is None else np.array(places)
+    with pytest.raises(BadImages, match=r"needed one in 0 \.\. 1 for each of 3 images"):
+        told[0].score(told[1][:3], condition)
+
+
+def test_an_unconditional_model_refuses_a_condition():
+    pixels = np.zeros((2, 1, 32, 32), np.uint8)
+    with pytest.raises(BadImages, match=r"\[0, 0\]; needed none"):
+        picture_detector("autoencoder").score(pixels, np.array([0, 0]))
+
+
+@pytest.mark.slow
+def test_the_condition_is_a_second_input_of_the_graph(told, tmp_path):
+    detector, good = told
+    parity.to_onnx(detector, good[:3], tmp_path / "model.onnx")
+    theirs, places = parity.scorer(tmp_path / "model.onnx"), np.arange(40) % 2
+    for part in (slice(0, 40), slice(3, 4), slice(5, 12)):
+        a = detector.score(good[part], places[part])
+        b = theirs(good[part], places[part])
+        spread = detector.score(good[:40], places).pred_score.std()
+        np.testing.assert_allclose(b.pred_score, a.pred_score, atol=1e-5 * spread, rtol=1e-5)
+
+
 def held_out_auroc(detector, pixels, labels, good, odd):
     """AUROC on images that neither weights nor rule have seen."""
     rest = [pixels[labels == good][200:], pixels[odd]]
@@ -214,4 +264,4 @@ def test_an_unknown_name_is_refused_with_those_there_are():
 
 
 def test_every_model_says_where_it_comes_from(name):
-    assert "Source" in import_module(f"inspect_ai.models.{name}").__doc__
+    assert "Source" in module(name).__doc__
