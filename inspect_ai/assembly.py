@@ -52,7 +52,7 @@ def _model(recipe: Recipe, channels: int) -> Model:
     if not getattr(config, "conditional", False):
         raise BadSettings(
             f"model '{recipe.model['name']}' cannot be told a [condition]. Drop it, or use a "
-            "conditional model: vae or pixelcnn."
+            "conditional model: vae, pixelcnn or pixelrnn."
         )
     told: Conditional = config  # type: ignore[assignment]
     return told.build(channels, recipe.grid, len(recipe.condition.values))

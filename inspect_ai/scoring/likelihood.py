@@ -21,7 +21,8 @@ L(x) the nats that a simple coder needs for the image, the score is one of
 A raw likelihood calls simple images too likely, and a wafer map with many fails too unlikely: it
 is a yield meter. `sides = "both"` finds a score unusual on either side, |s - mean| / deviation
 over good images: a wafer whose fails stand together is *more* likely than its count says.
-With `pooling`, the odd cells of the map count instead of the whole.
+With `pooling`, the odd cells of the map count instead of the whole; with `blur` it is smoothed
+before, and odd areas count instead of odd cells.
 
 L(x) is the entropy of a histogram times n: of grey levels (on dies: of the wafer's own fail
 count), or of differences between neighbours in a row.
@@ -47,6 +48,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from inspect_ai.errors import MissingData
+from inspect_ai.scoring.filters import gaussian, local_mean
 from inspect_ai.scoring.pooling import Pooling
 from inspect_ai.scoring.rule import Rule, Seen
 from inspect_ai.scoring.trend import Trend
@@ -84,12 +86,15 @@ class Config(Settings):
     quantile: float = Field(default=0.98, gt=0, lt=1)  # thresholded: of good cells' surprise
     alike: Literal["level", "complexity"] = "level"  # conditioned: in what
     coder: Literal["levels", "differences"] = "levels"  # L(x): entropy of which histogram
+    blur: float = Field(default=0.0, ge=0)  # standard deviation in cells, of a pooled map
     pooling: Pooling | None = None  # None: the sum over the image
 
     @model_validator(mode="after")
     def _pools_a_map(self) -> Self:
         if self.pooling and self.kind not in BY_CELL:
             raise ValueError(f"kind = '{self.kind}' is one number; drop 'pooling'")
+        if self.blur and not (self.pooling or self.kind == "slope"):
+            raise ValueError("'blur' smooths a map that is pooled; add 'pooling', or drop it")
         return self
 
     def build(self, channels: int, grid: tuple[int, int]) -> "Likelihood":
@@ -103,6 +108,7 @@ class Likelihood(Rule):
 
     any_size = True
 
+    window: Tensor
     limit: Tensor
     centre: Tensor
     spread: Tensor
@@ -113,6 +119,7 @@ class Likelihood(Rule):
         self.needs = NEEDS.get(config.kind, ("surprise",))
         self.pool = (config.pooling or Pooling()).build()
         self.pooled = config.pooling is not None or config.kind == "slope"
+        self.register_buffer("window", gaussian(config.blur or 1.0))
         self.register_buffer("limit", torch.zeros(()))  # t of thresholded
         self.register_buffer("centre", torch.zeros((), dtype=torch.float64))
         self.register_buffer("spread", torch.ones((), dtype=torch.float64))
@@ -156,6 +163,8 @@ class Likelihood(Rule):
         """The number of each image before its sides are looked at, and the map."""
         w = image[:, -1]
         shown = self._cells(seen) * (w > 0)
+        if self.config.blur > 0:
+            shown = local_mean(shown[:, None], image[:, -1:], self.window)[:, 0] * (w > 0)
         if self.pooled:
             return self.pool(shown, w), shown
         return self._number(image, seen), shown

@@ -72,7 +72,7 @@ def test_an_unknown_key_is_refused_with_those_there_are():
         score: Config
 
     with pytest.raises(BadSettings, match=r"unknown key. Known keys beside it: .*pooling, .*rule"):
-        Run.checked({"score": {"rule": "likelihood", "blur": 1.0}}, "run.toml")
+        Run.checked({"score": {"rule": "likelihood", "window": 1.0}}, "run.toml")
 
 
 def test_typicality_is_the_distance_of_the_rate_from_that_of_good_images():
@@ -194,6 +194,27 @@ def test_too_few_good_images_for_what_is_usual_are_refused():
     image, seen = told(8)
     with pytest.raises(MissingData, match=r"2 good images .* Add images, or raise 'held_out'"):
         rule(kind="typicality").fit([(image[:1], seen)])
+
+
+def test_with_blur_an_odd_area_outweighs_an_odd_cell():
+    image = torch.ones(2, 2, 12, 12)
+    surprise = torch.zeros(2, 12, 12)
+    surprise[0, 5, 5] = 6
+    surprise[1, 4:8, 4:8] = 2
+    top = Pooling(kind="max")
+    seen = Seen(image[:, :1], surprise)
+    cell, area = rule(pooling=top)(image, seen)[0]
+    assert cell > area
+    cell, area = rule(pooling=top, blur=1.0)(image, seen)[0]
+    assert cell < area
+
+
+def test_blur_without_pooling_is_refused():
+    class Run(Settings):
+        score: Config
+
+    with pytest.raises(BadSettings, match="add 'pooling', or drop it"):
+        Run.checked({"score": {"rule": "likelihood", "blur": 1.0}}, "run")
 
 
 def test_pooling_one_number_is_refused():
