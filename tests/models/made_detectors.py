@@ -1,9 +1,12 @@
 """Small simulated data and detectors for the tests of models."""
 
+from importlib import import_module
+
 import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
 
-from inspect_ai import models
+from inspect_ai import models, parity
 from inspect_ai.data.simulate_dies import DieSettings
 from inspect_ai.data.simulate_dies import dies as simulated_dies
 from inspect_ai.data.simulate_maps import MapSettings, wafer_maps
@@ -18,6 +21,9 @@ from inspect_ai.training.detector import Single
 GRID = (32, 32)
 STATISTICS = ("moran", "walks_4", "walks_12")
 BRIEF = Budget(steps=60, batch_size=32, learning_rate=2e-3, average=0.9)
+# these read dies, which pictures do not have
+ON_MAPS_ALONE = ("wafer_statistics", "denoiser", "nade")
+LEARNS_NOTHING = ("wafer_statistics",)
 
 
 def silent(step, losses):
@@ -80,3 +86,29 @@ def fitted(detector, good, budget=BRIEF, conditions=None):
     seen = detector.seen_by_model(torch.from_numpy(good[:cut])).numpy()
     drawn = Batches(seen, budget.batch_size, budget.seed, conditions=first)
     return detector.fit(drawn, lambda: [(good[cut:], rest)], Run(budget, silent))
+
+
+def same(a, b):
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def agree(trained, theirs, batches):
+    spread = trained.score(batches[0]).pred_score.std()
+    for pixels in batches:
+        a, b = trained.score(pixels), theirs(pixels)
+        np.testing.assert_allclose(b.pred_score, a.pred_score, atol=parity.TOLERANCE * spread)
+        near = 1e-5 * max(1.0, float(np.abs(a.anomaly_map).max()))
+        np.testing.assert_allclose(b.anomaly_map, a.anomaly_map, rtol=1e-3, atol=near)
+        np.testing.assert_allclose(b.expected, a.expected, rtol=1e-3, atol=1e-5)
+
+
+def held_out_auroc(detector, pixels, labels, good, odd):
+    """AUROC on images that neither weights nor rule have seen."""
+    rest = [pixels[labels == good][200:], pixels[odd]]
+    scores = np.concatenate([detector.score(part).pred_score for part in rest])
+    return roc_auc_score(np.repeat([0, 1], [len(part) for part in rest]), scores)
+
+
+def module(name):
+    return import_module(f"inspect_ai.models.{name}")
