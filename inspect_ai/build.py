@@ -23,7 +23,6 @@ from inspect_ai.review import curves
 from inspect_ai.scores import Float32
 from inspect_ai.tracking import Log
 from inspect_ai.train import (
-    CURVE,
     PICTURES,
     WEIGHTS,
     Trained,
@@ -35,6 +34,7 @@ from inspect_ai.train import (
     train,
     yardsticks,
 )
+from inspect_ai.training.history import CURVE
 
 PICTURE = "calibration.png"
 

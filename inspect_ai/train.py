@@ -10,7 +10,6 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,17 +27,18 @@ from inspect_ai.errors import MissingData, NoSuchDevice
 from inspect_ai.models.fusion import Config as Fused
 from inspect_ai.preprocess import Preprocess
 from inspect_ai.recipe import Recipe
-from inspect_ai.review import curves
 from inspect_ai.review.pictures import sheet
 from inspect_ai.scores import Float32, UInt8
 from inspect_ai.tracking import Log
 from inspect_ai.training import batches as feed
 from inspect_ai.training.checkpoint import Checkpoints
+from inspect_ai.training.collapse import doubts
 from inspect_ai.training.descent import Run
 from inspect_ai.training.detector import Detector, Given, Single
+from inspect_ai.training.history import History
 
-WEIGHTS, DESCRIPTION, HISTORY = "weights.safetensors", "model.json", "history.parquet"
-CURVE, MANIFEST, PICTURES = "history.png", "manifest.parquet", "pictures"
+WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
+MANIFEST, PICTURES = "manifest.parquet", "pictures"
 BATCH = 64  # images scored at a time
 FEW = 256  # good images on which a model tells of itself
 
@@ -66,14 +66,15 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str =
     with steps.disk(out):
         fit = _fuse if recipe.members else _fit
         counts = fit(recipe, manifest, out, log, device)
-        step.finish(**counts, notes=list(manifest.notes))
+        told: dict[str, float] = counts.get("told", {})  # type: ignore[assignment]
+        step.finish(**counts, notes=[*manifest.notes, *doubts(told)])
     return out
 
 
 def _fit(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str) -> dict[str, object]:
     detector = single(recipe, manifest.spec, manifest.root)
     fit_rows, held_rows = hold_out(manifest.good("train"), recipe)
-    history, kept = _History(out / "history.jsonl"), Checkpoints(out / "state.safetensors")
+    history, kept = History(out / "history.jsonl"), Checkpoints(out / "state.safetensors")
     saved = kept.load()
     began = time.monotonic() - (float(saved[1]["seconds"]) if saved else 0.0)
     with progress.bar("train") as bar:
@@ -133,12 +134,15 @@ def _fuse(
     return {"members": len(members), "curve_images": len(rows), "train_seconds": round(seconds, 1)}
 
 
-def figures(checkpoint: Path) -> str:
-    """What the models of a checkpoint said of themselves, in words; "" where they say nothing."""
-    folders = [checkpoint, *sorted(p.parent for p in checkpoint.glob(f"*/{DESCRIPTION}"))]
-    told = [steps.read_record(folder, "train").get("told") or {} for folder in folders]
-    named = [f"{k.replace('_', ' ')} {v:.4g}" for figures in told for k, v in figures.items()]
-    return ", ".join(named)
+def figures(checkpoint: Path) -> list[str]:
+    """What the models of a checkpoint said of themselves, in words, and what that warns of."""
+    said = list[str]()
+    for folder in (checkpoint, *sorted(p.parent for p in checkpoint.glob(f"*/{DESCRIPTION}"))):
+        told = steps.read_record(folder, "train").get("told") or {}
+        named = ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in told.items())
+        said += [f"on held-out good images: {named}"] * bool(named)
+        said += [f"warning: {doubt}" for doubt in doubts(told)]
+    return said
 
 
 def member_folder(number: int, member: Recipe) -> str:
@@ -196,36 +200,6 @@ def _cut(
             f"two by group. Add images, or a larger '{split}' share in the data spec."
         )
     return rows[~held], rows[held]
-
-
-class _History:
-    """Losses by step, written down at once, so that a killed run finds them again."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: dict[int, dict[str, float]] = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-            with suppress(ValueError):  # a line that a kill cut short
-                row = json.loads(line)
-                self.rows[row["step"]] = row
-
-    def add(self, step: int, losses: Mapping[str, float]) -> None:
-        self.rows[step] = {"step": step, **losses}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("\n" + json.dumps(self.rows[step]))
-
-    def draw(self, out: Path) -> None:
-        """As a table and a picture, in place of the lines; a model may have nothing to tell."""
-        if self.rows:
-            table = pd.DataFrame(list(self.rows.values()))
-            table.to_parquet(out / HISTORY, index=False)
-            curves.losses(table, out / CURVE)
-        self.path.unlink(missing_ok=True)
-
-    def recent(self, steps: int) -> dict[str, float]:
-        """Mean losses of the last steps, as a log names them."""
-        mean = pd.DataFrame(list(self.rows.values())[-steps:]).drop(columns="step").mean()
-        return {f"loss_{k}": float(v) for k, v in mean.items()}
 
 
 def given(recipe: Recipe, rows: pd.DataFrame, manifest: Manifest) -> Iterator[Given]:

@@ -1,6 +1,6 @@
 """Rules on one trained model: how one is chosen, and what the others would have reached.
 
-    python -m pipelines.likelihoods CHECKPOINT [CHECKPOINT ...] [--test]
+    python -m pipelines.likelihoods CHECKPOINT [CHECKPOINT ...] [--test] [--regret]
 
 A checkpoint is what `inspect-ai build` leaves in OUT/checkpoint. Each rule that the model can feed
 is fitted on the held-out good images of the train lots. Without --test, rules are compared on odd
@@ -8,6 +8,9 @@ images that were made: the simulator's patterns on good maps of the calibrate lo
 dies of later lots of the simulated fab. No image of the test split is read; a run file's rule is
 chosen from this. With --test the same table on the test split is written to
 pipelines/results/likelihoods.md, for the record.
+
+--regret adds the likelihood regret of a VAE: for each image the code is sought anew, so that it is
+no part of any graph, and only FEW images of either kind are scored.
 """
 
 import sys
@@ -26,6 +29,7 @@ from inspect_ai.data.manifest import Manifest
 from inspect_ai.data.simulate_dies import Die, DieSettings, dies
 from inspect_ai.data.specs import DataSpec
 from inspect_ai.errors import InspectError
+from inspect_ai.models.vae import VAE
 from inspect_ai.recipe import Recipe
 from inspect_ai.scores import Float32, Pixels
 from inspect_ai.scoring.likelihood import NEEDS
@@ -35,9 +39,10 @@ from inspect_ai.training.detector import Given, Single
 from pipelines.choose import Maps, pattern_maps
 
 OUT = Path("pipelines/results/likelihoods.md")
+FEW, STEPS, RATE = 200, 60, 0.05  # of the regret: images of either kind, and a descent
 LATER = 500  # number of the first lot of simulated dies that nothing was trained on
 BOTH = {"sides": "both"}
-TOP = {"kind": "top", "share": 0.01}
+TOP, AREA = {"kind": "top", "share": 0.01}, {"kind": "top", "share": 0.005}
 LIKELY: dict[str, dict[str, object]] = {
     kind: {"rule": "likelihood", "kind": kind} for kind in ("sum", "typicality", *NEEDS)
 }
@@ -60,8 +65,12 @@ RULES: dict[str, dict[str, object]] = {
         **BOTH,
     },
     "surprise of the oddest cells": {"rule": "likelihood", "pooling": TOP},
+    "surprise of the oddest areas": {"rule": "likelihood", "pooling": AREA, "blur": 2.0},
     "standardised, oddest cells": {**LIKELY["standardised"], "pooling": TOP},
+    "standardised, oddest areas": {**LIKELY["standardised"], "pooling": AREA, "blur": 2.0},
+    "slope, oddest areas": {**LIKELY["slope"], "pooling": AREA, "blur": 2.0},
     "l2": {"rule": "l2", "blur": 1.0},
+    "l2, wider": {"rule": "l2", "blur": 2.0},
     "variance": {"rule": "variance", "blur": 2.0},
     "ssim": {"rule": "ssim", "blur": 1.0},
     "gradient": {"rule": "gradient", "blur": 1.0},
@@ -97,16 +106,17 @@ class Look:
     through: Single
 
 
-def main(folders: list[Path], on_test: bool) -> None:
+def main(folders: list[Path], on_test: bool, regret: bool) -> None:
     """Prints a table a checkpoint."""
     parts = [
-        _table(train.load(folder), train.kept_manifest(folder, None), on_test) for folder in folders
+        _table(train.load(folder), train.kept_manifest(folder, None), on_test, regret)
+        for folder in folders
     ]
     if on_test:
         OUT.write_text("\n".join(parts), encoding="utf-8")
 
 
-def _table(trained: Trained, manifest: Manifest, on_test: bool) -> str:
+def _table(trained: Trained, manifest: Manifest, on_test: bool, regret: bool) -> str:
     detector, made = trained.detector, trained.recipe
     assert isinstance(detector, Single), "a fusion has no rule of its own"
     looks = dict(_looks(detector, made, manifest.spec))
@@ -121,6 +131,14 @@ def _table(trained: Trained, manifest: Manifest, on_test: bool) -> str:
         good, bad = (scores[name] for scores in found)
         capture = float((bad > metrics.threshold_at(good, 0.01)).mean())
         lines.append(f"| {name} | {metrics.auroc(good, bad):.4f} | {capture:.3f} |")
+    if regret and isinstance(detector.model, VAE):
+        few = [
+            _regrets(detector, batches)
+            for batches in (_tested(made, manifest) if on_test else _made(made, manifest))
+        ]
+        lines.append(
+            f"| likelihood regret, {FEW} of each, offline | {metrics.auroc(*few):.4f} | – |"
+        )
     text = "\n".join(lines) + "\n"
     print(text, flush=True)
     return text
@@ -164,6 +182,20 @@ def _scored(looks: dict[str, Look], batches: Iterable[Given]) -> dict[str, Float
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
+def _regrets(detector: Single, batches: Iterable[Given]) -> Float32:
+    """Likelihood regret of FEW images drawn from the batches."""
+    model, found = detector.model, list[Tensor]()
+    assert isinstance(model, VAE)
+    drawn, every = np.random.default_rng(0), list(batches)
+    for i in drawn.permutation(len(every)):
+        pixels, places = every[i]
+        some = drawn.permutation(len(pixels))[: max(1, FEW // len(every) + 1)]
+        images = detector.seen_by_model(torch.from_numpy(pixels[some]))
+        told = None if places is None else torch.from_numpy(places[some])
+        found.append(model.regret(images, STEPS, RATE, told))
+    return np.asarray(torch.cat(found)[:FEW].numpy())
+
+
 def _tested(made: Recipe, manifest: Manifest) -> list[Iterator[Given]]:
     """Good and bad images of the test split."""
     table = manifest.part("test").table
@@ -204,10 +236,10 @@ def _dies(made: Recipe, drawn: list[Die]) -> Iterator[Given]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    given = [a for a in sys.argv[1:] if a != "--test"]
+    given = [a for a in sys.argv[1:] if not a.startswith("--")]
     if not given:
         sys.exit("No checkpoint. Pass folders that build wrote: artefacts/NAME/checkpoint ...")
     try:
-        main([Path(a) for a in given], "--test" in sys.argv)
+        main([Path(a) for a in given], "--test" in sys.argv, "--regret" in sys.argv)
     except InspectError as error:
         sys.exit(str(error))

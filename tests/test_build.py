@@ -21,6 +21,7 @@ from inspect_ai.data.specs import DataSpec
 from inspect_ai.errors import BadSettings, MissingData, OutputInUse, TooFewGoodImages
 from inspect_ai.recipe import Recipe
 from inspect_ai.tracking import Nothing
+from inspect_ai.training import history as history_room
 
 MODEL = {"name": "autoencoder", "width": 4, "depth": 2, "latent": 4}
 STRUCTURE = {"rule": "density", "statistics": ["moran", "walks_4", "walks_12"]}
@@ -103,11 +104,11 @@ def test_the_bundle_gives_the_scores_that_calibrated_it(built, wafers):
 
 
 def test_training_leaves_a_record_and_nothing_half_done(built):
-    history = pd.read_parquet(built / "checkpoint" / train.HISTORY)
+    history = pd.read_parquet(built / "checkpoint" / history_room.HISTORY)
     assert history["step"].tolist() == list(range(30))
     assert np.isfinite(history["autoencoder"]).all()
     names = {p.name for p in (built / "checkpoint").iterdir()}
-    kept = {train.WEIGHTS, train.DESCRIPTION, train.HISTORY, train.CURVE}
+    kept = {train.WEIGHTS, train.DESCRIPTION, history_room.HISTORY, history_room.CURVE}
     assert names == kept | {"run.json", "manifest.parquet"}
 
 
@@ -215,7 +216,7 @@ def test_a_build_killed_in_training_ends_with_the_weights_of_one_that_was_not(wa
     assert bundles.read(bundle).card.calibration_images == len(wafers.good("calibrate"))
     whole = train.train(asked, wafers, tmp_path / "whole", Nothing())
     assert same(weights(checkpoint), weights(whole))
-    histories = [pd.read_parquet(c / train.HISTORY) for c in (checkpoint, whole)]
+    histories = [pd.read_parquet(c / history_room.HISTORY) for c in (checkpoint, whole)]
     pd.testing.assert_frame_equal(*histories)
     assert len(histories[0]) == 120
 

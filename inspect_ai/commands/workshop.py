@@ -35,8 +35,8 @@ def build(
         from inspect_ai import recipe as recipes
         from inspect_ai.bundle import bundle as bundles
         from inspect_ai.steps import is_finished
-        from inspect_ai.train import torch_device
         from inspect_ai.train import figures as train_figures
+        from inspect_ai.train import torch_device
 
     recipe = recipes.read(run)
     manifest = made_manifest(recipe.data_spec, root)
@@ -53,8 +53,8 @@ def build(
         log.settings({"run": str(run), **recipe.model_dump(mode="json")})
         bundle = steps.build(recipe, manifest, out, log, torch_device(device.value))
     card = bundles.read(bundle).card
-    if told := train_figures(out / "checkpoint"):
-        typer.echo(f"on held-out good images: {told}")
+    for line in train_figures(out / "checkpoint"):
+        typer.echo(line)
     typer.echo(f"threshold {card.image_threshold:.6g}. {card.promise}")
     typer.echo(f"bundle: {bundle}")
 
@@ -80,6 +80,8 @@ def train(
         typer.echo(f"dry run: nothing was written to {out}")
         return
     made = step.train(recipe, manifest, out, Nothing(), step.torch_device(device.value))
+    for line in step.figures(made):
+        typer.echo(line)
     typer.echo(f"checkpoint: {made}")
 
 

@@ -1,0 +1,43 @@
+"""The losses of a training run, step by step, wherever it was stopped."""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import pandas as pd
+
+from inspect_ai.review import curves
+
+HISTORY, CURVE = "history.parquet", "history.png"
+
+
+class History:
+    """Losses by step, written down at once, so that a killed run finds them again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[int, dict[str, float]] = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            with suppress(ValueError):  # a line that a kill cut short
+                row = json.loads(line)
+                self.rows[row["step"]] = row
+
+    def add(self, step: int, losses: Mapping[str, float]) -> None:
+        """Writes down the losses of a step."""
+        self.rows[step] = {"step": step, **losses}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("\n" + json.dumps(self.rows[step]))
+
+    def draw(self, out: Path) -> None:
+        """As a table and a picture, in place of the lines; a model may have nothing to tell."""
+        if self.rows:
+            table = pd.DataFrame(list(self.rows.values()))
+            table.to_parquet(out / HISTORY, index=False)
+            curves.losses(table, out / CURVE)
+        self.path.unlink(missing_ok=True)
+
+    def recent(self, steps: int) -> dict[str, float]:
+        """Mean losses of the last steps, as a log names them."""
+        mean = pd.DataFrame(list(self.rows.values())[-steps:]).drop(columns="step").mean()
+        return {f"loss_{k}": float(v) for k, v in mean.items()}
