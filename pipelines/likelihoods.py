@@ -51,6 +51,7 @@ RULES: dict[str, dict[str, object]] = {
     "thresholded": {"rule": "likelihood", "kind": "thresholded"},
     "sum, both sides": {"rule": "likelihood", **BOTH},
     "standardised, both sides": {**LIKELY["standardised"], **BOTH},
+    "ratio, low side": {**LIKELY["ratio"], "sides": "low"},
     "ratio, both sides": {**LIKELY["ratio"], **BOTH},
     "corrected": {"rule": "likelihood", "kind": "corrected"},
     "corrected, both sides": {"rule": "likelihood", "kind": "corrected", **BOTH},

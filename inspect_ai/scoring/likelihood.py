@@ -20,7 +20,8 @@ L(x) the nats that a simple coder needs for the image, the score is one of
 
 A raw likelihood calls simple images too likely, and a wafer map with many fails too unlikely: it
 is a yield meter. `sides = "both"` finds a score unusual on either side, |s - mean| / deviation
-over good images: a wafer whose fails stand together is *more* likely than its count says.
+over good images; "low" one that is too low. A wafer whose fails stand together is *more* likely
+to a model that has seen clusters than to one of independent dies.
 With `pooling`, the odd cells of the map count instead of the whole; with `blur` it is smoothed
 before, and odd areas count instead of odd cells.
 
@@ -82,7 +83,7 @@ class Config(Settings):
 
     rule: Literal["likelihood"]
     kind: Kind = "sum"
-    sides: Literal["high", "both"] = "high"
+    sides: Literal["high", "low", "both"] = "high"
     quantile: float = Field(default=0.98, gt=0, lt=1)  # thresholded: of good cells' surprise
     alike: Literal["level", "complexity"] = "level"  # conditioned: in what
     coder: Literal["levels", "differences"] = "levels"  # L(x): entropy of which histogram
@@ -152,7 +153,8 @@ class Likelihood(Rule):
             return (raw - self.centre).abs().float(), shown
         if self.config.sides == "both":
             return ((raw - self.centre).abs() / self.spread).float(), shown
-        return (raw - self.centre if self._is_total else raw).float(), shown
+        raw = raw - self.centre if self._is_total else raw
+        return (-raw if self.config.sides == "low" else raw).float(), shown
 
     @property
     def _is_total(self) -> bool:

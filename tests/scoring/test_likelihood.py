@@ -138,6 +138,12 @@ def test_both_sides_finds_images_that_are_too_likely():
     assert (score > 20).all()
 
 
+def test_the_low_side_is_the_high_one_turned():
+    image, seen = told(60)
+    high, low = (rule(kind="ratio", sides=side)(image, seen)[0] for side in ("high", "low"))
+    assert torch.equal(high, -low)
+
+
 def test_a_simple_coder_needs_the_entropy_of_the_levels():
     image = torch.zeros(2, 2, 4, 8)
     image[:, 1] = 1
