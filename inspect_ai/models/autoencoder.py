@@ -30,10 +30,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from inspect_ai.errors import BadSettings
 from inspect_ai.scoring.rule import Seen
 from inspect_ai.settings import Settings
-from inspect_ai.training.blocks import Up, down
+from inspect_ai.training.blocks import Up, down, require_halvings
 from inspect_ai.training.descent import Drawn, Run, descend
 from inspect_ai.training.detector import Model
 
@@ -58,12 +57,7 @@ class Config(Settings):
         Raises:
             BadSettings: the grid cannot be halved `depth` times.
         """
-        step = 2**self.depth
-        if grid[0] % step or grid[1] % step:
-            raise BadSettings(
-                f"A grid of {grid[0]} x {grid[1]} cannot be halved {self.depth} times. Use "
-                f"multiples of {step}, or a smaller depth."
-            )
+        require_halvings(grid, self.depth)
         return Autoencoder(self, channels, grid)
 
 

@@ -43,6 +43,7 @@ from inspect_ai.errors import BadSettings
 from inspect_ai.scoring.rule import Seen
 from inspect_ai.settings import Settings
 from inspect_ai.training import ladder
+from inspect_ai.training.blocks import require_halvings
 from inspect_ai.training.descent import Batch, Drawn, Run, descend
 from inspect_ai.training.detector import Model
 from inspect_ai.training.gaussian import Normal, Spread, kl
@@ -77,12 +78,7 @@ class Config(Settings):
         Raises:
             BadSettings: the grid cannot be halved `depth` times, or has no room for the levels.
         """
-        step = 2**self.depth
-        if grid[0] % step or grid[1] % step:
-            raise BadSettings(
-                f"A grid of {grid[0]} x {grid[1]} cannot be halved {self.depth} times. Use "
-                f"multiples of {step}, or a smaller depth."
-            )
+        require_halvings(grid, self.depth)
         room = max(1, self.depth)
         if self.levels > room:
             raise BadSettings(

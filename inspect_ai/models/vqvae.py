@@ -42,7 +42,7 @@ from typing_extensions import override
 from inspect_ai.errors import BadSettings
 from inspect_ai.scoring.rule import Seen
 from inspect_ai.settings import Settings
-from inspect_ai.training.blocks import Up, down
+from inspect_ai.training.blocks import Up, down, require_halvings
 from inspect_ai.training.codebook import Codebook, perplexity, straight_through
 from inspect_ai.training.descent import Batch, Drawn, Run, descend
 from inspect_ai.training.detector import Model
@@ -77,12 +77,7 @@ class Config(Settings):
         Raises:
             BadSettings: the grid cannot be halved `depth` times.
         """
-        step = 2**self.depth
-        if grid[0] % step or grid[1] % step:
-            raise BadSettings(
-                f"A grid of {grid[0]} x {grid[1]} cannot be halved {self.depth} times. Use "
-                f"multiples of {step}, or a smaller depth."
-            )
+        require_halvings(grid, self.depth)
         return VQVAE(self, channels, grid)
 
 
