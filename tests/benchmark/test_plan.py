@@ -37,6 +37,19 @@ def test_entries_are_by_data_set_and_baselines_before_the_others(bench):
     assert [e.run for e in quick] == ["z", "a", "c", "b"]  # a fusion after its members
 
 
+def test_the_quick_profile_leaves_the_slow_likelihoods_out(bench):
+    spec = bench.spec("wm811k")
+    for name in ("pixelrnn", "nade", "vqvae", "vae"):
+        bench.run_file(name, spec, model=name)
+    runs = bench.folder / "runs"
+    assert [e.run for e in plan.entries(runs, plan.profile("quick"))] == ["vae"]
+    assert len(plan.entries(runs, plan.profile("full"))) == 4
+
+
+def test_models_of_a_likelihood_are_one_family():
+    assert {plan.family(name) for name in ("vae", "pixelcnn", "nade", "flow")} == {"likelihood"}
+
+
 def test_a_row_depends_on_its_run_file_its_members_its_spec_and_the_code(bench, monkeypatch):
     spec = bench.spec("wm811k")
     member = bench.run_file("b", spec)

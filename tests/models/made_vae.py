@@ -1,6 +1,7 @@
 """Small variational autoencoders and images for their tests."""
 
 import torch
+from made_batches import Stripes
 from torch.distributions import MultivariateNormal
 
 from inspect_ai.models.vae import Config
@@ -39,19 +40,6 @@ def half_covered(count=4, grid=(16, 16)):
 
 def total(seen):
     return seen.surprise.sum((1, 2))
-
-
-class Stripes:
-    """Stripes at a phase drawn by the step: a family that a narrow code can hold."""
-
-    def at(self, step):
-        draw = torch.Generator().manual_seed(step)
-        phase = 6 * torch.rand(16, 1, 1, 1, generator=draw)
-        x = 0.5 + 0.4 * torch.sin(torch.arange(16) * 0.8 + phase).expand(16, 1, 16, 16)
-        return torch.cat([x, torch.ones_like(x)], 1)
-
-    def condition(self, step):
-        return None
 
 
 class Products(Stripes):

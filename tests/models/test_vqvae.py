@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_batches import Stripes
 from pydantic import ValidationError
 
 from inspect_ai.errors import BadSettings
@@ -28,19 +29,6 @@ def images(count=6, grid=(16, 16), coverage=None, channels=1):
     x = torch.rand(count, channels, *grid, generator=torch.Generator().manual_seed(1))
     w = torch.ones(count, 1, *grid) if coverage is None else coverage
     return torch.cat([x, w], 1)
-
-
-class Stripes:
-    """Stripes at a phase drawn by the step: a family of few parts."""
-
-    def at(self, step):
-        draw = torch.Generator().manual_seed(step)
-        phase = 6 * torch.rand(16, 1, 1, 1, generator=draw)
-        x = 0.5 + 0.4 * torch.sin(torch.arange(16) * 0.8 + phase).expand(16, 1, 16, 16)
-        return torch.cat([x, torch.ones_like(x)], 1)
-
-    def condition(self, step):
-        return None
 
 
 class Twins(Stripes):

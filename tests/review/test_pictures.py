@@ -1,8 +1,9 @@
+import cv2
 import numpy as np
 import pytest
 
 from inspect_ai.data.specs import ImageRule
-from inspect_ai.review.pictures import GAP, PANEL, strip
+from inspect_ai.review.pictures import GAP, PANEL, sheet, strip
 
 WIDE = 3 * PANEL + 2 * GAP
 
@@ -137,3 +138,12 @@ def test_a_wafer_map_with_an_expectation_that_is_no_number_is_drawn():
     states, expected, heat, rule = wafer()
     expected[:], heat[:] = np.nan, np.nan
     assert strip(states, expected, heat, rule, 0.5).shape == (PANEL // 2, WIDE, 3)
+
+
+def test_a_sheet_holds_its_pictures_in_rows_and_columns(tmp_path):
+    grey = np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3, 1, 1, 1)
+    sheet(np.broadcast_to(grey, (2, 3, 1, 4, 8)), tmp_path / "sheet.png")
+    made = cv2.imread(str(tmp_path / "sheet.png"))
+    assert made.shape == (2 * 48 + 6, 3 * 96 + 8, 3)  # small pictures are enlarged to be seen
+    centres = made[26::50, 50::98, 0]
+    assert centres[:2, :3].tolist() == [[0, 51, 102], [153, 204, 255]]
