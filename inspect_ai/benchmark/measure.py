@@ -143,11 +143,21 @@ def _measured(bench: Bench, entry: Entry, seed: int, folder: Path) -> dict[str, 
 def _built(bench: Bench, entry: Entry, seed: int, folder: Path) -> Bundle:
     folder.mkdir(parents=True, exist_ok=True)
     asked = recipe.read(entry.path).seeded(seed, bench.profile.seconds)
+    if bench.profile.times != 1:
+        asked = longer(asked, bench.profile.times)
     clock.begin(folder)
     images = bench.images(entry)
     if asked.members:
         _take_over(bench, entry, asked, images, folder / BUILD)
     return bundles.read(build.build(asked, images, folder / BUILD, Nothing(), bench.device))
+
+
+def longer(asked: Recipe, times: int) -> Recipe:
+    """The same run with so many times the steps, however long they take."""
+    members = tuple(longer(member, times) for member in asked.members)
+    steps = asked.budget.steps * times
+    budget = asked.budget.model_copy(update={"steps": steps, "seconds": None})
+    return asked.model_copy(update={"members": members, "budget": budget})
 
 
 def _take_over(bench: Bench, entry: Entry, asked: Recipe, images: Manifest, out: Path) -> None:

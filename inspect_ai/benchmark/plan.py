@@ -46,6 +46,8 @@ class Profile:
         data: names of the data sets; None takes all.
         seeds: data set -> seeds of the best run of each family; one seed for all the others.
         without: models that are left out.
+        times: steps of each training, times those of its run file; other than 1, the run file's
+            own cap of seconds does not hold.
     """
 
     name: str
@@ -53,6 +55,12 @@ class Profile:
     data: tuple[str, ...] | None = None
     seeds: Mapping[str, int] = field(default_factory=dict)
     without: tuple[str, ...] = ()
+    times: int = 1
+
+    @property
+    def changes_budgets(self) -> bool:
+        """Whether trainings are other than the run files say."""
+        return self.seconds is not None or self.times != 1
 
 
 PROFILES = (
@@ -63,6 +71,13 @@ PROFILES = (
         without=("vqvae", "pixelrnn", "nade"),  # the slower ones, each beside one of its kind
     ),
     Profile("full", seeds={"wm811k": 3}),
+    # what the run files would be without a cap for two cores: for a GPU, with --device cuda
+    Profile(
+        "long",
+        data=("wm811k", "simulated_dies", "magnetic_tile", "kolektor_sdd"),
+        seeds={"wm811k": 3},
+        times=10,
+    ),
 )
 
 
@@ -134,7 +149,9 @@ def entries(runs: Path, asked: Profile) -> list[Entry]:
         raise MissingData(f"{runs} holds no run file (*.toml). Pass their folder with --runs.")
     code = code_hash()
     found = [
-        _entry(path, code if asked.seconds is None else _sha(code, f"{asked.seconds}"))
+        _entry(
+            path, _sha(code, f"{asked.seconds} {asked.times}") if asked.changes_budgets else code
+        )
         for path in paths
     ]
     found = [entry for entry in found if entry.model not in asked.without]

@@ -3,7 +3,8 @@
 import pytest
 from made_benches import Bench
 
-from inspect_ai.benchmark import clock, plan, speed
+from inspect_ai import recipe
+from inspect_ai.benchmark import clock, measure, plan, speed
 from inspect_ai.data import manifest as manifests
 from inspect_ai.data.specs import DataSpec
 
@@ -134,3 +135,13 @@ def test_the_time_of_a_step_that_was_stopped_on_the_way_is_not_known(
     record(tmp_path, f"{day}10:00:00+00:00", f"{day}10:00:20+00:00")
     assert clock.seconds(tmp_path, "build") == told
     assert clock.seconds(tmp_path, "build", "own") == (7.5 if told else None)
+
+
+def test_the_long_profile_trains_ten_times_as_long_without_a_cap(bench):
+    path = bench.run_file("a", bench.spec("wm811k"))
+    short = recipe.read(path).seeded(0, seconds=5.0)
+    made = measure.longer(short, plan.profile("long").times)
+    assert made.budget.steps == 10 * short.budget.steps
+    assert made.budget.seconds is None
+    assert made.budget.batch_size == short.budget.batch_size
+    assert hashes(bench, "long")["a"] != hashes(bench)["a"]
