@@ -69,7 +69,8 @@ def _require_fit(recipe: Recipe, model: Model, rule: Rule, spec: DataSpec) -> No
     if model.native and not (rule.at_dies or rule.any_size) and spec.image.kind == "wafer_map":
         raise BadSettings(
             f"{said} is one of a grid, and model '{name}' sees dies. Use odds, removed, "
-            "likelihood or a density of statistics of wafer maps, or a model on the grid."
+            "likelihood (whole, or pooled by max or mean) or a density of statistics of wafer "
+            "maps, or a model on the grid."
         )
     if missing := [field for field in rule.needs if field not in model.gives]:
         raise BadSettings(

@@ -31,6 +31,7 @@ from inspect_ai.train import (
     inputs,
     load,
     named,
+    require_conditions,
     train,
     yardsticks,
 )
@@ -74,8 +75,7 @@ def check(recipe: Recipe, manifest: Manifest) -> None:
         require_curves(len(joining))
     require(len(rows), recipe.false_alarm_rate, recipe.confidence)
     new_detector(recipe, manifest.spec, manifest.root)
-    for part in (manifest.good("train"), rows):
-        recipe.places(part)
+    require_conditions(recipe, manifest)
 
 
 def calibrate(
@@ -99,7 +99,7 @@ def calibrate(
     _, rows = yardsticks(trained.recipe, manifest)
     require(len(rows), rate, sure)  # before the folder is taken, so that the advice can be followed
     given = {"weights": steps.sha256(checkpoint / WEIGHTS), "promise": [rate, sure]}
-    step = steps.Step("calibrate", out, given | named(manifest))
+    step = steps.Step("calibrate", out, given | named(manifest, trained.recipe.condition))
     if step.finished:
         return out
     with steps.disk(out):

@@ -27,10 +27,10 @@ def export(checkpoint: Path, calibration: Path, manifest: Manifest, out: Path) -
     """
     steps.read_record(calibration, "calibrate")
     given = {f: steps.sha256(p) for f, p in _parts(checkpoint, calibration).items()}
-    step = steps.Step("export", out, given | named(manifest))
+    trained = load(checkpoint)
+    step = steps.Step("export", out, given | named(manifest, trained.recipe.condition))
     if step.finished:
         return out
-    trained = load(checkpoint)
     promise = json.loads((calibration / "calibration.json").read_text(encoding="utf-8"))
     rows = pd.read_parquet(calibration / "calibration.parquet")
     rate, sure = promise["false_alarm_rate"], promise["confidence"]

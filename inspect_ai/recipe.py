@@ -142,8 +142,14 @@ class Recipe(Settings):
 
     def hash(self) -> str:
         """Names the recipe's content."""
-        fields = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        fields = json.dumps(_without_nothing(self.model_dump(mode="json")), sort_keys=True)
         return hashlib.sha256(fields.encode()).hexdigest()
+
+
+def _without_nothing(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields without a condition that is not there: runs from before there were any keep a name."""
+    fields = {k: v for k, v in fields.items() if (k, v) != ("condition", None)}
+    return fields | {"members": [_without_nothing(m) for m in fields.get("members", ())]}
 
 
 def _beside(name: object, path: Path) -> bool:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from inspect_ai import progress, steps
 from inspect_ai.assembly import fused, new_detector, single
 from inspect_ai.data import manifest as manifests
+from inspect_ai.data.conditions import Condition
 from inspect_ai.data.manifest import Manifest
 from inspect_ai.data.specs import DataSpec
 from inspect_ai.errors import MissingData, NoSuchDevice
@@ -40,6 +41,7 @@ from inspect_ai.training.history import History
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
 MANIFEST, PICTURES = "manifest.parquet", "pictures"
 BATCH = 64  # images scored at a time
+LEARNT_LATER = tuple(f"rule.{name}" for name in ("window", "limit", "centre", "spread"))
 FEW = 256  # good images on which a model tells of itself
 
 
@@ -60,6 +62,7 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str =
         BadImages: a training image breaks the image rule.
     """
     manifests.require_groups(manifest)
+    require_conditions(recipe, manifest)
     step = steps.Step("train", out, inputs(recipe, manifest))
     if step.finished:
         return out
@@ -162,11 +165,27 @@ def load(checkpoint: Path) -> Trained:
     spec = DataSpec.checked(fields["data_spec"], str(checkpoint / DESCRIPTION))
     detector = new_detector(recipe, spec, None)
     tensors = load_file(checkpoint / WEIGHTS)
+    own = detector.state_dict()  # likelihoods of before these were learnt had no such numbers
+    tensors = {k: own[k] for k in own.keys() & set(LEARNT_LATER)} | tensors
     for name, part in detector.named_modules():
         if isinstance(part, Preprocess):
             part.region = tensors[f"{name}.region"]  # of its own size
     detector.load_state_dict(tensors)
     return Trained(detector.eval(), recipe, spec)
+
+
+def require_conditions(recipe: Recipe, manifest: Manifest) -> None:
+    """Refuses images to learn from of which the model could not be told, or values without any.
+
+    Raises:
+        MissingData: so it is.
+    """
+    if recipe.condition is None:
+        return
+    fit_rows, held_rows = hold_out(manifest.good("train"), recipe)
+    recipe.condition.require_each(fit_rows, "train on")
+    recipe.condition.require(held_rows)
+    recipe.condition.require_each(manifest.good("calibrate"), "calibrate on")
 
 
 def hold_out(rows: pd.DataFrame, recipe: Recipe) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -261,11 +280,12 @@ def kept_manifest(checkpoint: Path, root: Path | None) -> Manifest:
 
 def inputs(recipe: Recipe, manifest: Manifest) -> dict[str, object]:
     """What a training run depends on."""
-    return {"recipe": recipe.hash(), **named(manifest)}
+    return {"recipe": recipe.hash(), **named(manifest, recipe.condition)}
 
 
-def named(manifest: Manifest) -> dict[str, object]:
-    """What identifies the data: the spec, and every image with its split."""
+def named(manifest: Manifest, condition: Condition | None = None) -> dict[str, object]:
+    """What identifies the data: the spec, every image with its split, and its condition."""
     rows = manifest.table[["image_id", "image_path", "split"]]
     content = hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()
-    return {"spec": manifest.spec.hash(), "images": content}
+    told = {"conditions": condition.hash(manifest.table)} if condition else {}
+    return {"spec": manifest.spec.hash(), "images": content, **told}

@@ -206,6 +206,8 @@ def _tested(made: Recipe, manifest: Manifest) -> list[Iterator[Given]]:
 def _made(made: Recipe, manifest: Manifest) -> list[Iterator[Given]]:
     """Good images that nothing was fitted on, and odd ones that were made."""
     if manifest.spec.image.kind == "wafer_map":
+        if made.condition:
+            raise SystemExit("Maps with planted patterns have no product. Pass --test.")
         usual, odd = pattern_maps(manifest)
         return [_maps(usual), _maps([m for maps in odd.values() for m in maps])]
     settings = manifest.spec.simulate

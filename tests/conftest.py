@@ -118,6 +118,18 @@ def dies(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def products(tmp_path_factory):
+    """240 pictures in lots enough that each of three products is in every split; nothing built."""
+    folder = tmp_path_factory.mktemp("products")
+    line = Line(folder / "spec.toml", folder / "data", folder / "run.toml", folder / "built")
+    settings = DieSettings(lots=30, wafers_per_lot=1, dies_per_wafer=8, side=32, seed=3)
+    simulate.write(settings, line.root)
+    line.spec.write_text(DIES.format(root=line.root.as_posix()), encoding="utf-8")
+    line.run.write_text(RUN.format(spec=line.spec.as_posix(), rule='rule = "l2"'), encoding="utf-8")
+    return line
+
+
+@pytest.fixture(scope="session")
 def maps(tmp_path_factory):
     """150 wafer maps of several shapes in one stack; about a tenth with a pattern."""
     settings = MapSettings(lots=15, wafers_per_lot=10, seed=3)

@@ -206,7 +206,9 @@ def _frozen_plan(out: Path, manifest: Manifest) -> pd.DataFrame:
 
 
 def _inputs(bundle: Bundle, manifest: Manifest) -> dict[str, str]:
-    return {
+    condition = bundle.card.condition
+    told = {"conditions": condition.hash(manifest.table)} if condition else {}
+    return told | {
         "bundle": bundle.hash,
         "spec": manifest.spec.hash(),
         "root": str(manifest.root.resolve()),

@@ -7,11 +7,14 @@ decided and written, with pictures of what was flagged, on the CPU with all its 
 
 import shutil
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from inspect_ai.batch.scan import Options, scan
 from inspect_ai.bundle.bundle import Bundle
@@ -49,7 +52,8 @@ def measured(
     shutil.rmtree(folder, ignore_errors=True)  # of a kill
     folder.mkdir(parents=True)
     try:
-        made = prepared(batch(manifest), folder / "images")
+        told = bundle.card.condition.columns if bundle.card.condition else ()
+        made = prepared(batch(manifest), folder / "images", told)
         rates = [
             [_rate(b, made, folder / f"scan{i}{k}") for k, b in enumerate((bundle, reference)) if b]
             for i in range(REPEATS)
@@ -78,19 +82,39 @@ def batch(manifest: Manifest) -> Manifest:
     return Manifest(rows.reset_index(drop=True), manifest.spec, manifest.root, (), "speed")
 
 
-def prepared(manifest: Manifest, folder: Path) -> Manifest:
-    """Wafer maps as a stack of their own: reading on through a large one would count as ours."""
+def prepared(manifest: Manifest, folder: Path, told: Sequence[str] = ()) -> Manifest:
+    """Wafer maps as a stack of their own: reading on through a large one would count as ours.
+
+    Args:
+        told: columns that a conditional model is told.
+    """
     if manifest.spec.image.kind != "wafer_map":
         return manifest
-    stack(manifest.spec, manifest.root, manifest.table["image_path"].tolist(), folder)
+    columns = {name: manifest.table[name].astype(str).to_numpy(str) for name in told}
+    stack(manifest.spec, manifest.root, manifest.table["image_path"].tolist(), folder, columns)
     fields = {"name": "speed", "root": folder, "source": manifest.spec.name}
-    layout = {"kind": "stack", "file": "maps.npz", "shapes": "shapes", "label": None}
+    layout: dict[str, object] = {
+        "kind": "stack",
+        "file": "maps.npz",
+        "shapes": "shapes",
+        "label": None,
+    }
+    layout |= {"columns": list(columns)}
     more = {"licence": manifest.spec.licence, "layout": layout, "image": {"kind": "wafer_map"}}
     return manifests.listing(DataSpec.checked(fields | more, "the benchmark"), folder)
 
 
-def stack(spec: DataSpec, root: Path, paths: list[str], folder: Path) -> Pixels:
+def stack(
+    spec: DataSpec,
+    root: Path,
+    paths: list[str],
+    folder: Path,
+    columns: Mapping[str, NDArray[np.str_]] = MappingProxyType({}),
+) -> Pixels:
     """Writes maps.npz with these maps; gives them padded, (N, 1, H, W).
+
+    Args:
+        columns: what is known of each map beside its dies.
 
     Raises:
         BadImages: one cannot be read.
@@ -101,7 +125,7 @@ def stack(spec: DataSpec, root: Path, paths: list[str], folder: Path) -> Pixels:
     maps = images.padded(native, CANVAS)
     folder.mkdir(parents=True, exist_ok=True)
     shapes = np.array([m.shape[1:] for m in native])
-    np.savez_compressed(folder / "maps.npz", maps=maps[:, 0], shapes=shapes)
+    np.savez_compressed(folder / "maps.npz", maps=maps[:, 0], shapes=shapes, **columns)  # type: ignore[arg-type]
     return maps
 
 

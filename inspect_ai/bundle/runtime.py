@@ -59,11 +59,15 @@ class Scorer:
             BadImages: a condition is missing, or given where none is asked for.
         """
         asked = self.bundle.card.condition
-        if (asked is None) != (condition is None):
-            wanted = f"the places of {'/'.join(asked.columns)}" if asked else "no condition"
+        places = np.empty(0, np.int64) if condition is None else condition
+        values = len(asked.values) if asked else 0
+        known = bool(((places >= 0) & (places < values)).all())
+        if not (known and len(places) == len(pixels)) if asked else condition is not None:
+            wanted = f"one in 0 .. {values - 1} for each of {len(pixels)} images"
             raise BadImages(
-                f"The bundle needs {wanted}, and {'none' if asked else 'one'} was given. Pass what "
-                "its bundle.json says under 'condition'."
+                f"Conditions of the images: {places.tolist() or 'none'}; needed "
+                f"{wanted if asked else 'none'}. Pass their places among the values that "
+                "bundle.json lists under 'condition'."
             )
         return answer(self.session, pixels, condition)
 

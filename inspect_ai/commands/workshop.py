@@ -76,6 +76,7 @@ def train(
     recipe = recipes.read(run)
     manifest = made_manifest(recipe.data_spec, root)
     new_detector(recipe, manifest.spec, manifest.root)
+    step.require_conditions(recipe, manifest)
     if dry_run:
         typer.echo(f"dry run: nothing was written to {out}")
         return

@@ -5,7 +5,8 @@ bundle; a value is a whole number, its place in that list. A scan refuses an ima
 value by name: the model has never seen its like.
 """
 
-from typing import Self
+import hashlib
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -43,7 +44,7 @@ class Condition(Settings):
                 f"The model is told {' and '.join(self.columns)} of each image, and there is no "
                 f"column {', '.join(missing)}. Scan through a data spec whose table has it."
             )
-        parts = [table[c].astype("string").fillna("") for c in self.columns]
+        parts = [_text(table[c]) for c in self.columns]
         joined = parts[0]
         for part in parts[1:]:
             joined = joined + "/" + part
@@ -73,3 +74,31 @@ class Condition(Settings):
                 f"({', '.join(map(repr, self.values))}). Add them, or leave their lots out."
             )
         return places
+
+    def require_each(self, table: pd.DataFrame, what: str) -> None:
+        """Refuses a list of values of which one has no image, or an image that is of none.
+
+        Args:
+            what: the images are for.
+
+        Raises:
+            MissingData: so it is.
+        """
+        found = set(self.require(table).tolist())
+        if missing := [v for i, v in enumerate(self.values) if i not in found]:
+            raise MissingData(
+                f"[condition] values list {', '.join(map(repr, missing))}, and no good image to "
+                f"{what} is of that {'/'.join(self.columns)}. Add such images, or drop the value: "
+                "nothing would be known of it."
+            )
+
+    def hash(self, table: pd.DataFrame) -> str:
+        """Names what the rows say: work on other conditions is other work."""
+        return hashlib.sha256("\n".join(self.said(table)).encode()).hexdigest()
+
+
+def _text(column: "pd.Series[Any]") -> "pd.Series[str]":
+    """A column as it is written; 1, 2 with a gap is read as 1.0, 2.0, and is 1, 2 here."""
+    if column.dtype.kind == "f" and (column.dropna() % 1 == 0).all():
+        column = column.astype("Int64")
+    return column.astype("string").fillna("")

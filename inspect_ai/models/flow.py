@@ -76,14 +76,19 @@ class Config(Settings):
         """The model for C channels on a grid of (h, w) cells.
 
         Raises:
-            BadSettings: the grid cannot be cut into such patches.
+            BadSettings: the grid cannot be cut into such patches, or they are single numbers.
         """
         if grid[0] % self.patch or grid[1] % self.patch:
-            fits = [p for p in range(1, min(grid) + 1) if not (grid[0] % p or grid[1] % p)]
+            fits = [p for p in range(2, min(grid) + 1) if not (grid[0] % p or grid[1] % p)]
             raise BadSettings(
                 f"A grid of {grid[0]} x {grid[1]} cannot be cut into patches of "
-                f"{self.patch} x {self.patch}. Use multiples of {self.patch}, or a patch of "
-                f"{', '.join(map(str, fits))}."
+                f"{self.patch} x {self.patch}. Use multiples of {self.patch}"
+                + (f", or a patch of {', '.join(map(str, fits))}." if fits else ".")
+            )
+        if self.steps and channels * self.patch**2 < 2:
+            raise BadSettings(
+                "patch = 1 with one channel is one number, of which no half can move the other. "
+                "Use a patch of 2 or more, or steps = 0."
             )
         return PatchFlow(self, channels, grid)
 

@@ -41,7 +41,7 @@ Shapes: N images, H, W cells, M good images.
 """
 
 from collections.abc import Iterable
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import torch
 from pydantic import Field, model_validator
@@ -73,8 +73,16 @@ NEEDS: dict[Kind, tuple[str, ...]] = {
     "slope": ("slope",),
 }
 BY_CELL = ("sum", "standardised", "thresholded", "ratio", "slope")  # their maps can be pooled
+ONLY: dict[str, tuple[Kind, ...]] = {  # settings that some kinds alone read
+    "quantile": ("thresholded",),
+    "alike": ("conditioned",),
+    "coder": ("corrected", "conditioned"),
+    "sides": tuple(kind for kind in get_args(Kind) if kind != "typicality"),
+}
 TOTALS = ("sum", "ratio", "corrected")
 LEVELS = 32  # grey levels of the coder's histogram
+BESIDE = 0.0131  # of a level: half of a cell's dies is no border, where rounding would decide
+NONE = torch.empty(0)
 MOST = 200_000  # cells a quantile is taken from
 
 
@@ -98,6 +106,17 @@ class Config(Settings):
             raise ValueError("'blur' smooths a map that is pooled; add 'pooling', or drop it")
         return self
 
+    @model_validator(mode="after")
+    def _asks_for_nothing_in_vain(self) -> Self:
+        usual = type(self).model_fields
+        for name, kinds in ONLY.items():
+            if self.kind not in kinds and getattr(self, name) != usual[name].default:
+                raise ValueError(
+                    f"'{name}' is of no effect with kind = '{self.kind}'; drop it, or use kind = "
+                    f"{' or '.join(kinds)}"
+                )
+        return self
+
     def build(self, channels: int, grid: tuple[int, int]) -> "Likelihood":
         """The rule; it fits any grid."""
         del channels, grid
@@ -106,8 +125,6 @@ class Config(Settings):
 
 class Likelihood(Rule):
     """See the module's docstring for the kinds."""
-
-    any_size = True
 
     window: Tensor
     limit: Tensor
@@ -120,6 +137,8 @@ class Likelihood(Rule):
         self.needs = NEEDS.get(config.kind, ("surprise",))
         self.pool = (config.pooling or Pooling()).build()
         self.pooled = config.pooling is not None or config.kind == "slope"
+        # a share of the cells is one of a grid: around a map on a canvas lie more or fewer of them
+        self.any_size = not (self.pooled and self.pool.settings.kind == "top")
         self.register_buffer("window", gaussian(config.blur or 1.0))
         self.register_buffer("limit", torch.zeros(()))  # t of thresholded
         self.register_buffer("centre", torch.zeros((), dtype=torch.float64))
@@ -129,22 +148,30 @@ class Likelihood(Rule):
 
     @override
     def fit(self, pairs: Iterable[tuple[Tensor, Seen]]) -> None:
-        kind, good = self.config.kind, list(pairs)
-        if sum(len(image) for image, _ in good) < 2:
-            raise MissingData(
-                "Rule 'likelihood' learns what is usual from 2 good images held out of training "
-                "or more. Add images, or raise 'held_out' in the run file."
+        if self.config.kind == "conditioned":
+            found = [(self._alike(image), said(seen.surprise).sum((1, 2))) for image, seen in pairs]
+            t, nll = (
+                (torch.cat(part) for part in zip(*found, strict=True)) if found else (NONE, NONE)
             )
-        if kind == "thresholded":
-            cells = torch.cat([said(seen.surprise)[image[:, -1] > 0] for image, seen in good])
-            some = cells[torch.randperm(len(cells), generator=_seeded())[:MOST]]
-            self.limit.copy_(torch.quantile(some, self.config.quantile))
-        if kind == "conditioned":
-            nll = torch.cat([said(seen.surprise).sum((1, 2)) for _, seen in good])
-            self.trend.fit(torch.cat([self._alike(image) for image, _ in good]), nll)
-        raw = torch.cat([self._raw(image, seen)[0] for image, seen in good])
+            _require_two(len(t))
+            self.trend.fit(t, nll)
+            raw = self.trend(t, nll)
+        else:
+            if self.config.kind == "thresholded":
+                pairs = list(pairs)  # looked at twice: for the limit, and beyond it
+                self._fit_limit(pairs)
+            numbers = [self._raw(image, seen)[0] for image, seen in pairs]
+            raw = torch.cat(numbers) if numbers else NONE
+            _require_two(len(raw))
         self.centre.copy_(raw.double().mean())
         self.spread.copy_(raw.double().std().clamp(min=1e-6))
+
+    def _fit_limit(self, pairs: list[tuple[Tensor, Seen]]) -> None:
+        cells = [said(seen.surprise)[image[:, -1] > 0] for image, seen in pairs]
+        found = torch.cat(cells) if cells else NONE
+        _require_two(len(found))
+        some = found[torch.randperm(len(found), generator=_seeded())[:MOST]]
+        self.limit.copy_(torch.quantile(some, self.config.quantile))
 
     @override
     def forward(self, image: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
@@ -164,7 +191,7 @@ class Likelihood(Rule):
     def _raw(self, image: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
         """The number of each image before its sides are looked at, and the map."""
         w = image[:, -1]
-        shown = self._cells(seen) * (w > 0)
+        shown = self._cells(image, seen) * (w > 0)
         if self.config.blur > 0:
             shown = local_mean(shown[:, None], image[:, -1:], self.window)[:, 0] * (w > 0)
         if self.pooled:
@@ -177,21 +204,22 @@ class Likelihood(Rule):
             return said(seen.kl)
         if kind == "standardised":
             return standardised(seen)
-        total = self._cells(seen).double().sum((1, 2))
+        total = self._cells(image, seen).double().sum((1, 2))
         if kind == "typicality":
             return total / covered(image)
         if kind == "corrected":
             return total - code_length(image, self.config.coder)
         return self.trend(self._alike(image), total.float()) if kind == "conditioned" else total
 
-    def _cells(self, seen: Seen) -> Tensor:
+    def _cells(self, image: Tensor, seen: Seen) -> Tensor:
         """The map, (N, H, W)."""
         kind = self.config.kind
         if kind == "slope":
             return said(seen.slope)
         surprise = said(seen.surprise)
         if kind == "thresholded":
-            return (surprise - self.limit).clamp(min=0)
+            there = (image[:, -1] > 0) | (surprise > 0)  # a limit may lie below 0: so do densities
+            return (surprise - self.limit).clamp(min=0) * there
         if kind == "ratio":
             return surprise - said(seen.background)
         if kind == "standardised":
@@ -228,7 +256,7 @@ def code_length(image: Tensor, coder: str) -> Tensor:
     if coder == "differences":
         x, w = (x[..., 1:] - x[..., :-1] + 1) / 2, w[..., 1:] * w[..., :-1]
         bins = 2 * LEVELS - 1
-    place = (x.clamp(0, 1) * (bins - 1) + 0.5).long()  # a level's middle is no border
+    place = (x.clamp(0, 1) * (bins - 1) + 0.5 + BESIDE).long()
     none = x.new_zeros(x.shape[0], bins)
     counts = none.scatter_add(1, place.flatten(1), w.flatten(1))
     p = counts / counts.sum(1, keepdim=True).clamp(min=1)
@@ -239,6 +267,14 @@ def said(field: Tensor | None) -> Tensor:
     """A field of Seen that the rule asked for."""
     assert field is not None, "a rule's needs are checked before a model is built"
     return field
+
+
+def _require_two(good: int) -> None:
+    if good < 2:
+        raise MissingData(
+            f"{good} good image(s) or cells held out of training; rule 'likelihood' learns what is "
+            "usual from 2 or more. Add images, or raise 'held_out' in the run file."
+        )
 
 
 def _seeded() -> torch.Generator:

@@ -39,7 +39,6 @@ from inspect_ai.training.outputs import COVERED, Binary, Levels, Output, States
 
 CHUNK = 32  # images looked at together in the records
 DRAWN = 8  # samples on a sheet
-LARGEST = 4096  # cells; a larger image takes too long to draw
 
 
 class Likelihoods(Settings):
@@ -134,7 +133,7 @@ class Autoregressive(Model):
     def forward(self, images: Tensor, condition: Tensor | None = None) -> Seen:
         values, mask = self.read(images)
         params = self.model(values, mask, condition)
-        there = (images[:, 1:] > COVERED).float()
+        there = (images[:, 1:] > 0).float()
         seen = Seen(
             self.output.mean(params)[:, None] * there, surprise=self.nats(params, values, mask)
         )

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-COVERED = 0.05  # of a cell; one that is covered by less has no value
+COVERED = 0.0501  # of a cell; one covered by less has no value. No ratio of few dies
 NUDGE = 0.0131  # of a level: averages of few pixels seldom lie on an edge, where rounding decides
 SHARPEST, BROADEST = -7.0, 2.0  # log s, of a scale from 0 to 1
 
@@ -183,11 +183,6 @@ class Levels(Output):
         between = torch.log(2 * half / (1 + half))  # log(1 - exp(b - a))
         low, high = (k > 0).to(mu.dtype), (k < top).to(mu.dtype)  # has an edge below, above
         return low * high * between - high * F.softplus(-a) - low * F.softplus(b)
-
-
-def surprise(log_probs: Tensor, values: Tensor) -> Tensor:
-    """n of the values (N, h, w), from (N, L, h, w): nats."""
-    return -log_probs.gather(1, values[:, None])[:, 0]
 
 
 def usual(log_probs: Tensor) -> Tensor:

@@ -145,3 +145,12 @@ def test_the_long_profile_trains_ten_times_as_long_without_a_cap(bench):
     assert made.budget.seconds is None
     assert made.budget.batch_size == short.budget.batch_size
     assert hashes(bench, "long")["a"] != hashes(bench)["a"]
+
+
+def test_a_stack_for_speed_keeps_what_a_conditional_model_is_told(tmp_path):
+    bench = Bench(tmp_path)
+    bench.maps("wm811k", lots=2)
+    spec = DataSpec.from_toml(bench.spec("wm811k"))
+    batch = speed.batch(manifests.make(spec))
+    made = speed.prepared(batch, tmp_path / "stack", ("lot",))
+    assert made.table["lot"].tolist() == batch.table["lot"].tolist()

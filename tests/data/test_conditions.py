@@ -46,3 +46,23 @@ def test_a_place_always_names_the_value_it_came_from(said, values):
     places = condition.places(pd.DataFrame({"c": pd.Series(said, dtype="string")}))
     for text, place in zip(said, places, strict=True):
         assert (values[place] == text) if place != UNKNOWN else text not in values
+
+
+def test_whole_numbers_with_a_gap_are_read_as_they_are_written():
+    table = pd.DataFrame({"layer": [1.0, None, 2.0]})
+    assert Condition(columns=("layer",), values=("1", "2")).places(table).tolist() == [0, -1, 1]
+    fine = pd.DataFrame({"layer": [1.5, 2.0]})
+    assert Condition(columns=("layer",), values=("1.5", "2.0")).places(fine).tolist() == [0, 1]
+
+
+def test_a_listed_value_without_an_image_is_refused_by_name():
+    condition = Condition(columns=("product",), values=("A", "B", "C"))
+    with pytest.raises(MissingData, match=r"list 'C', and no good image to train on is of that"):
+        condition.require_each(TABLE[:3], "train on")
+    Condition(columns=("product",), values=("A", "B")).require_each(TABLE[:3], "train on")
+
+
+def test_other_conditions_have_another_name():
+    condition = Condition(columns=("product",), values=("A", "B"))
+    assert condition.hash(TABLE) == condition.hash(TABLE.copy())
+    assert condition.hash(TABLE) != condition.hash(TABLE.assign(product="A"))

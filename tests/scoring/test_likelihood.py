@@ -198,8 +198,10 @@ def test_conditioned_scores_do_not_follow_what_images_have_in_common(alike):
 
 def test_too_few_good_images_for_what_is_usual_are_refused():
     image, seen = told(8)
-    with pytest.raises(MissingData, match=r"2 good images .* Add images, or raise 'held_out'"):
-        rule(kind="typicality").fit([(image[:1], seen)])
+    with pytest.raises(
+        MissingData, match=r"1 good image.* 2 or more\. Add images, or raise 'held_out'"
+    ):
+        rule(kind="typicality").fit([(image[:1], seen._replace(surprise=seen.surprise[:1]))])
 
 
 def test_with_blur_an_odd_area_outweighs_an_odd_cell():
@@ -229,3 +231,46 @@ def test_pooling_one_number_is_refused():
 
     with pytest.raises(BadSettings, match="kind = 'corrected' is one number; drop 'pooling'"):
         Run.checked({"score": {"rule": "likelihood", "kind": "corrected", "pooling": {}}}, "run")
+
+
+def test_thresholded_is_blind_to_what_is_not_covered_though_a_density_has_limits_below_0():
+    image, seen = told(10)
+    low = seen._replace(surprise=torch.full_like(seen.surprise, -3.0))
+    made = rule(kind="thresholded")
+    made.fit([(image, low._replace(surprise=low.surprise + 0.1 * seen.surprise))])
+    half = image.clone()
+    half[:, 1, :, 5:] = 0
+    covered = low._replace(surprise=low.surprise * half[:, 1])
+    assert made.limit < 0
+    assert made(half, covered)[0].tolist() == pytest.approx([0.0] * 40)
+
+
+@pytest.mark.parametrize(
+    ("fields", "advice"),
+    [
+        ({"kind": "sum", "quantile": 0.9}, "'quantile' is of no effect .* use kind = thresholded"),
+        ({"kind": "ratio", "coder": "differences"}, "'coder' .* corrected or conditioned"),
+        ({"kind": "typicality", "sides": "both"}, "'sides' is of no effect"),
+        ({"alike": "complexity"}, "'alike' .* conditioned"),
+    ],
+)
+def test_a_setting_that_changes_nothing_is_refused(fields, advice):
+    class Run(Settings):
+        score: Config
+
+    with pytest.raises(BadSettings, match=advice):
+        Run.checked({"score": {"rule": "likelihood", **fields}}, "run")
+
+
+def test_half_of_a_cells_dies_is_no_border_of_the_coder():
+    image = torch.full((3, 2, 4, 4), 0.5)
+    image[:, 1] = 1
+    image[1, 0, 0] -= 6e-8
+    image[2, 0, 0] += 6e-8
+    assert len(set(code_length(image, "levels").tolist())) == 1
+
+
+def test_the_share_of_a_canvas_is_refused_and_its_mean_is_not():
+    assert not rule(pooling=Pooling(kind="top")).any_size
+    assert rule(pooling=Pooling(kind="mean")).any_size
+    assert rule().any_size
