@@ -38,8 +38,10 @@ from inspect_ai.train import Trained
 from inspect_ai.training.detector import Given, Single
 from pipelines.choose import Maps, pattern_maps
 
+Cells = dict[str, str]
 OUT = Path("pipelines/results/likelihoods.md")
 FEW, STEPS, RATE = 200, 60, 0.05  # of the regret: images of either kind, and a descent
+REGRET = f"likelihood regret, offline, {FEW} images of either kind"
 LATER = 500  # number of the first lot of simulated dies that nothing was trained on
 BOTH = {"sides": "both"}
 TOP, AREA = {"kind": "top", "share": 0.01}, {"kind": "top", "share": 0.005}
@@ -70,12 +72,17 @@ RULES: dict[str, dict[str, object]] = {
     "standardised, oddest cells": {**LIKELY["standardised"], "pooling": TOP},
     "standardised, oddest areas": {**LIKELY["standardised"], "pooling": AREA, "blur": 2.0},
     "slope, oddest areas": {**LIKELY["slope"], "pooling": AREA, "blur": 2.0},
+    "surprise of the oddest area": {"rule": "likelihood", "pooling": {"kind": "max"}, "blur": 2.0},
     "l2": {"rule": "l2", "blur": 1.0},
     "l2, wider": {"rule": "l2", "blur": 2.0},
     "variance": {"rule": "variance", "blur": 2.0},
     "ssim": {"rule": "ssim", "blur": 1.0},
     "gradient": {"rule": "gradient", "blur": 1.0},
     "structure": {"rule": "density", "statistics": ["moran", "walks_4", "walks_12"]},
+    "structure and clusters": {
+        "rule": "density",
+        "statistics": ["moran", "walks_4", "walks_12", "largest_cluster"],
+    },
     "gain and walks": {"rule": "density", "statistics": ["gain", "walks_4", "walks_12"]},
     "structure and gain": {
         "rule": "density",
@@ -108,41 +115,46 @@ class Look:
 
 
 def main(folders: list[Path], on_test: bool, regret: bool) -> None:
-    """Prints a table a checkpoint."""
-    parts = [
-        _table(train.load(folder), train.kept_manifest(folder, None), on_test, regret)
-        for folder in folders
-    ]
+    """Prints a table a data set: a rule a row, a model a column, AUROC and capture at 1 %."""
+    tables: dict[str, dict[str, Cells]] = {}
+    for folder in folders:
+        trained, manifest = train.load(folder), train.kept_manifest(folder, None)
+        cells = dict(_cells(trained, manifest, on_test, regret))
+        tables.setdefault(manifest.spec.name, {})[trained.recipe.model["name"]] = cells
+    where = "test images" if on_test else "images that were made odd"
+    parts = [_table(f"**{data}**, {where}", models) for data, models in tables.items()]
+    print("\n".join(parts), end="")
     if on_test:
         OUT.write_text("\n".join(parts), encoding="utf-8")
 
 
-def _table(trained: Trained, manifest: Manifest, on_test: bool, regret: bool) -> str:
+def _table(head: str, models: dict[str, Cells]) -> str:
+    names = [n for n in ("shipped", *RULES, REGRET) if any(n in cells for cells in models.values())]
+    lines = [head, "", f"| rule | {' | '.join(models)} |", "|---|" + "---|" * len(models)]
+    for name in names:
+        told = [cells.get(name, "–") for cells in models.values()]
+        lines.append(f"| {name} | {' | '.join(told)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(
+    trained: Trained, manifest: Manifest, on_test: bool, regret: bool
+) -> Iterator[tuple[str, str]]:
+    """Rules by name, and what they reach."""
     detector, made = trained.detector, trained.recipe
     assert isinstance(detector, Single), "a fusion has no rule of its own"
     looks = dict(_looks(detector, made, manifest.spec))
     _, held = train.hold_out(manifest.good("train"), made)
     _fit(looks, train.given(made, held, manifest))
-    source = _tested(made, manifest) if on_test else _made(made, manifest)
-    found = [_scored(looks, batches) for batches in source]
-    where = "test images" if on_test else "images that were made odd"
-    lines = [f"**{manifest.spec.name}, {made.model['name']}**, {where}\n"]
-    lines += ["| rule | AUROC | capture at 1 % |", "|---|---|---|"]
+    source = _tested if on_test else _made
+    found = [_scored(looks, batches) for batches in source(made, manifest)]
     for name in looks:
         good, bad = (scores[name] for scores in found)
         capture = float((bad > metrics.threshold_at(good, 0.01)).mean())
-        lines.append(f"| {name} | {metrics.auroc(good, bad):.4f} | {capture:.3f} |")
+        yield name, f"{metrics.auroc(good, bad):.3f} / {capture:.3f}"
     if regret and isinstance(detector.model, VAE):
-        few = [
-            _regrets(detector, batches)
-            for batches in (_tested(made, manifest) if on_test else _made(made, manifest))
-        ]
-        lines.append(
-            f"| likelihood regret, {FEW} of each, offline | {metrics.auroc(*few):.4f} | – |"
-        )
-    text = "\n".join(lines) + "\n"
-    print(text, flush=True)
-    return text
+        few = [_regrets(detector, batches) for batches in source(made, manifest)]
+        yield REGRET, f"{metrics.auroc(*few):.3f}"
 
 
 def _looks(detector: Single, made: Recipe, spec: DataSpec) -> Iterator[tuple[str, Look]]:
