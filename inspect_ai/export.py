@@ -48,7 +48,8 @@ def export(checkpoint: Path, calibration: Path, manifest: Manifest, out: Path) -
         parity = bundles.Parity(
             images=len(rows),
             edge_cases=tuple(cases),
-            largest_score_difference=max(compared.score_difference, edge.score_difference),
+            largest_score_difference=compared.score_difference,
+            edge_score_difference=edge.score_difference,
             largest_map_difference=max(compared.map_difference, edge.map_difference),
             score_spread=float(np.std(scores.good_scores)),
             verdicts_flipped=0,

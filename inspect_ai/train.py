@@ -96,12 +96,7 @@ def _fit(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str) -
             drawn = feed.Batches(images, budget.batch_size, budget.seed, recipe.turn, sizes, places)
             detector.fit(drawn, lambda: given(recipe, held_rows, manifest), run)
     seconds = round(time.monotonic() - began, 1)
-    few = held_rows[:FEW]
-    told = _told(
-        detector,
-        next(feed.told(feed.raw(few, manifest, FEW), recipe.places(few))),
-        out / PICTURES,
-    )
+    told = _told(detector, recipe, held_rows[:FEW], manifest, out / PICTURES)
     log.numbers(recipe.budget.steps, told)
     _keep(detector, recipe, manifest, out)
     history.draw(out)
@@ -111,10 +106,14 @@ def _fit(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str) -
 
 
 @torch.no_grad()
-def _told(detector: Single, few: Given, pictures: Path) -> dict[str, float]:
+def _told(
+    detector: Single, recipe: Recipe, rows: pd.DataFrame, manifest: Manifest, pictures: Path
+) -> dict[str, float]:
     """What the fitted model says of a few good images that no weight has seen, also in pictures."""
-    images = detector.seen_by_model(torch.from_numpy(few[0]))
-    condition = None if few[1] is None else torch.from_numpy(few[1])
+    # pictures come by their shapes and become one grid, maps come on one canvas
+    seen = [detector.seen_by_model(torch.from_numpy(p)) for p in feed.raw(rows, manifest, FEW)]
+    images, places = torch.cat(seen), recipe.places(rows)
+    condition = None if places is None else torch.from_numpy(places)
     for name, cells in detector.model.pictures(images, condition).items():
         pictures.mkdir(exist_ok=True)
         sheet(np.asarray(cells.numpy()), pictures / f"{name}.png")

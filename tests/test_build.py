@@ -259,8 +259,14 @@ def test_pictures_of_mixed_sizes_build(tmp_path):
     manifest = manifests.make(
         spec(tmp_path / "data", {"kind": "files"}, {"resize": "fit"}, label={"all_good": True})
     )
-    bundle = build.build(recipe("gradient"), manifest, tmp_path / "run", Nothing())
+    asked = recipe("gradient", model=MODEL | {"name": "vae"})
+    bundle = build.build(asked, manifest, tmp_path / "run", Nothing())
     assert bundles.read(bundle).card.canvas is None
+    record = json.loads((tmp_path / "run/checkpoint/run.json").read_text(encoding="utf-8"))
+    sheet = cv2.imread(str(tmp_path / "run/checkpoint/pictures/reconstructions.png"))
+    assert record["held_out_images"] > 2
+    columns = min(8, record["held_out_images"])  # the model tells of all of them, whatever size
+    assert sheet.shape[:2] == (2 * 98 + 2, columns * 98 + 2)
     kept = pd.read_parquet(bundle / bundles.SCORES)
     assert len(kept) == len(manifest.good("calibrate"))
     assert np.isfinite(kept["pred_score"]).all()

@@ -34,8 +34,9 @@ class Parity(Settings):
 
     images: int
     edge_cases: tuple[str, ...]
-    largest_score_difference: float  # on the calibration images and edge cases
-    largest_map_difference: float
+    largest_score_difference: float  # on the calibration images
+    largest_map_difference: float  # on those and on the edge cases
+    edge_score_difference: float | None = None  # on the edge cases, which may score far out
     score_spread: float  # standard deviation of the good scores: the scale of the difference
     verdicts_flipped: Literal[0]  # a bundle with a flipped verdict is never written
 
