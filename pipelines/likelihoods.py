@@ -6,7 +6,7 @@ A checkpoint is what `inspect-ai build` leaves in OUT/checkpoint. Each rule that
 is fitted on the held-out good images of the train lots. Without --test, rules are compared on odd
 images that were made: the simulator's patterns on good maps of the calibrate lots (choose.py), or
 dies of later lots of the simulated fab. No image of the test split is read; a run file's rule is
-chosen from this. With --test the same table on the test split is written to
+chosen from this. With --test the same table on (some of) the test split is written to
 pipelines/results/likelihoods.md, for the record.
 
 --regret adds the likelihood regret of a VAE: for each image the code is sought anew, so that it is
@@ -42,6 +42,7 @@ Cells = dict[str, str]
 OUT = Path("pipelines/results/likelihoods.md")
 FEW, STEPS, RATE = 200, 60, 0.05  # of the regret: images of either kind, and a descent
 REGRET = f"likelihood regret, offline, {FEW} images of either kind"
+MOST = 2000  # test images of either kind
 LATER = 500  # number of the first lot of simulated dies that nothing was trained on
 BOTH = {"sides": "both"}
 TOP, AREA = {"kind": "top", "share": 0.01}, {"kind": "top", "share": 0.005}
@@ -120,6 +121,7 @@ def main(folders: list[Path], on_test: bool, regret: bool) -> None:
     for folder in folders:
         trained, manifest = train.load(folder), train.kept_manifest(folder, None)
         cells = dict(_cells(trained, manifest, on_test, regret))
+        print(f"{folder}: {len(cells)} rules", file=sys.stderr)
         tables.setdefault(manifest.spec.name, {})[trained.recipe.model["name"]] = cells
     where = "test images" if on_test else "images that were made odd"
     parts = [_table(f"**{data}**, {where}", models) for data, models in tables.items()]
@@ -210,9 +212,11 @@ def _regrets(detector: Single, batches: Iterable[Given]) -> Float32:
 
 
 def _tested(made: Recipe, manifest: Manifest) -> list[Iterator[Given]]:
-    """Good and bad images of the test split."""
+    """Good and bad images of the test split, at most MOST of either, drawn by a seed."""
     table = manifest.part("test").table
-    return [train.given(made, table[table["gt_label"] == label], manifest) for label in (0, 1)]
+    kinds = [table[table["gt_label"] == label] for label in (0, 1)]
+    drawn = [rows.sample(min(len(rows), MOST), random_state=0).sort_index() for rows in kinds]
+    return [train.given(made, rows, manifest) for rows in drawn]
 
 
 def _made(made: Recipe, manifest: Manifest) -> list[Iterator[Given]]:
