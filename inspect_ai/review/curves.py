@@ -11,23 +11,30 @@ from inspect_ai.calibration.conformal import Calibration
 POINTS = 400  # of a curve; more cannot be seen
 
 
-def losses(history: pd.DataFrame, path: Path) -> None:
-    """Draws each player's loss, averaged over stretches of steps, on a log scale if it can be.
+def losses(history: pd.DataFrame, figures: pd.DataFrame, path: Path) -> None:
+    """Draws each player's loss, and below them figures of the game between players, if any.
+
+    Averaged over stretches of steps; losses on a log scale if they can be.
 
     Args:
         history: columns step and one for each player.
+        figures: as many rows, a column for each figure.
         path: PNG to write.
     """
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.subplots()
+    drawn = [(history.drop(columns="step"), "loss")]
+    drawn += [(figures, "figures")] * (not figures.columns.empty)
+    figure = Figure(figsize=(7, 3.5 * len(drawn)), layout="constrained")
+    panels = figure.subplots(len(drawn), squeeze=False)[:, 0]
     stretch = history["step"] // max(1, len(history) // POINTS)
-    mean = history.groupby(stretch).mean()
-    for player in mean.columns.drop("step"):
-        axes.plot(mean["step"], mean[player], label=player)
-    if (mean.drop(columns="step") > 0).all(axis=None):
-        axes.set_yscale("log")
-    axes.set(xlabel="step", ylabel="loss")
-    axes.legend(frameon=False)
+    step = history["step"].groupby(stretch).mean()
+    for axes, (table, name) in zip(panels, drawn, strict=True):
+        mean = table.groupby(stretch).mean()
+        for column in mean.columns:
+            axes.plot(step, mean[column], label=column)
+        if name == "loss" and (mean.isna() | (mean > 0)).all(axis=None):
+            axes.set_yscale("log")
+        axes.set(xlabel="step", ylabel=name)
+        axes.legend(frameon=False)
     figure.savefig(path, dpi=110)
 
 

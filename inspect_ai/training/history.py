@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from inspect_ai.review import curves
+from inspect_ai.training.descent import FIGURE
 
 HISTORY, CURVE = "history.parquet", "history.png"
 
@@ -34,10 +35,16 @@ class History:
         if self.rows:
             table = pd.DataFrame(list(self.rows.values()))
             table.to_parquet(out / HISTORY, index=False)
-            curves.losses(table, out / CURVE)
+            figures = table[[c for c in table if str(c).startswith(FIGURE)]]
+            named = figures.rename(columns=_named)
+            curves.losses(table.drop(columns=figures.columns), named, out / CURVE)
         self.path.unlink(missing_ok=True)
 
     def recent(self, steps: int) -> dict[str, float]:
-        """Mean losses of the last steps, as a log names them."""
+        """Mean losses and figures of the last steps, as a log names them."""
         mean = pd.DataFrame(list(self.rows.values())[-steps:]).drop(columns="step").mean()
-        return {f"loss_{k}": float(v) for k, v in mean.items()}
+        return {_named(str(k)): float(v) for k, v in mean.dropna().items()}
+
+
+def _named(column: str) -> str:
+    return column.removeprefix(FIGURE) if column.startswith(FIGURE) else f"loss_{column}"
