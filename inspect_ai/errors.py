@@ -7,6 +7,8 @@
   - BadImages              pixels of the wrong shape, type or range
   - LeakyData              one group or one content would stand in two splits
   - Diverged               a loss is no longer a number
+  - Collapsed              an adversarial game has been lost: all samples alike, or a critic that ran off
+  - WorseThanPCA           a trained model finds less than PCA does, or than chance
   - TooFewGoodImages       the calibrate split cannot support the asked false-alarm rate
   - ParityFailed           ONNX Runtime and torch do not give the same verdicts
   - BadBundle              a bundle is incomplete, changed after export, or too new
@@ -45,6 +47,14 @@ class LeakyData(InspectError):
 
 class Diverged(InspectError):
     """A loss is no longer a number."""
+
+
+class Collapsed(InspectError):
+    """An adversarial game has been lost: all samples alike, or a critic that ran off."""
+
+
+class WorseThanPCA(InspectError):
+    """A trained model finds less of planted defects than PCA does, or than chance."""
 
 
 class TooFewGoodImages(InspectError):
