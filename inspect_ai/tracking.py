@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import cv2
+import numpy as np
 from typing_extensions import override
 
 from inspect_ai import steps
@@ -40,6 +42,9 @@ class Log(Protocol):
     def artefact(self, path: Path) -> None:
         """A file or folder the step made; a bundle is registered too."""
 
+    def picture(self, step: int, path: Path) -> None:
+        """A PNG of one step, named for what it shows: `samples-0003.png` shows samples."""
+
 
 class Nothing(Log):
     """A log that keeps nothing."""
@@ -54,6 +59,10 @@ class Nothing(Log):
 
     @override
     def artefact(self, path: Path) -> None:
+        return
+
+    @override
+    def picture(self, step: int, path: Path) -> None:
         return
 
 
@@ -71,6 +80,7 @@ class Tracked(Log):
             "params": {},
             "metrics": [],
             "artefacts": [],
+            "pictures": [],
             "state": "RUNNING",
         }
         folder = Path(os.environ.get("INSPECT_AI_WAITING", WAITING))
@@ -99,6 +109,10 @@ class Tracked(Log):
     @override
     def artefact(self, path: Path) -> None:
         self.record["artefacts"].append(str(path.resolve()))
+
+    @override
+    def picture(self, step: int, path: Path) -> None:
+        self.record["pictures"].append([str(path.resolve()), step])
 
     def close(self, finished: bool = True) -> str:
         """Sends what is left, and what earlier runs left waiting; says how it went."""
@@ -174,6 +188,9 @@ def _send_record(record: dict[str, Any]) -> None:
     while record["artefacts"]:
         _send_artefact(mlflow, client, run_id, Path(record["artefacts"][0]))
         del record["artefacts"][0]
+    while pictures := record.get("pictures"):  # an older record that waits has none
+        _send_picture(client, run_id, Path(pictures[0][0]), pictures[0][1])
+        del pictures[0]
     if record["state"] != "RUNNING":
         client.set_terminated(run_id, record["state"])
 
@@ -208,6 +225,16 @@ def _experiment(client: Any) -> str:
     found = client.get_experiment_by_name(name)
     experiment_id: str = found.experiment_id if found else client.create_experiment(name)
     return experiment_id
+
+
+def _send_picture(client: Any, run_id: str, path: Path, step: int) -> None:
+    """Sends a PNG as MLflow's image of a step, which its page plays through."""
+    picture = cv2.imread(str(path)) if path.exists() else None
+    if picture is None:
+        client.set_tag(run_id, MISSING, str(path))
+    else:
+        shown = np.ascontiguousarray(picture[..., ::-1])
+        client.log_image(run_id, shown, key=path.stem.split("-")[0], step=step)
 
 
 def _send_artefact(mlflow: Any, client: Any, run_id: str, path: Path) -> None:

@@ -28,8 +28,8 @@ from inspect_ai.errors import MissingData, NoSuchDevice
 from inspect_ai.models.fusion import Config as Fused
 from inspect_ai.preprocess import Preprocess
 from inspect_ai.recipe import Recipe
-from inspect_ai.review.pictures import sheet
 from inspect_ai.scores import Float32, UInt8
+from inspect_ai.telling import glimpse, telling
 from inspect_ai.tracking import Log
 from inspect_ai.training import batches as feed
 from inspect_ai.training.checkpoint import Checkpoints
@@ -42,7 +42,7 @@ WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
 MANIFEST, PICTURES = "manifest.parquet", "pictures"
 BATCH = 64  # images scored at a time
 LEARNT_LATER = tuple(f"rule.{name}" for name in ("window", "limit", "centre", "spread"))
-FEW = 256  # good images on which a model tells of itself
+GLIMPSES = 20  # pictures of what a generator draws in the course of a training
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,9 @@ def _fit(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str) -
     fit_rows, held_rows = hold_out(manifest.good("train"), recipe)
     history, kept = History(out / "history.jsonl"), Checkpoints(out / "state.safetensors")
     saved = kept.load()
+    # a picture an epoch; small sets have hundreds, of which GLIMPSES are kept
+    epoch = -(-len(fit_rows) // recipe.budget.batch_size)
+    every = max(epoch, -(-recipe.budget.steps // GLIMPSES))
     began = time.monotonic() - (float(saved[1]["seconds"]) if saved else 0.0)
     with progress.bar("train") as bar:
 
@@ -87,6 +90,8 @@ def _fit(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str) -
             if (number + 1) % 50 == 0:
                 log.numbers(number + 1, history.recent(50))
             bar(number + 1, recipe.budget.steps)
+            if (number + 1) % every == 0:
+                glimpse(detector.model, number + 1, out / PICTURES, log)
 
         run = Run(recipe.budget, report, kept, device)
         with feed.Pool(out / "pool.part") as pool:
@@ -96,28 +101,13 @@ def _fit(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str) -
             drawn = feed.Batches(images, budget.batch_size, budget.seed, recipe.turn, sizes, places)
             detector.fit(drawn, lambda: given(recipe, held_rows, manifest), run)
     seconds = round(time.monotonic() - began, 1)
-    told = _told(detector, recipe, held_rows[:FEW], manifest, out / PICTURES)
+    told = telling(detector, recipe, held_rows, manifest, out / PICTURES)
     log.numbers(recipe.budget.steps, told)
     _keep(detector, recipe, manifest, out)
     history.draw(out)
     kept.drop()
     counts = {"images": len(fit_rows), "held_out_images": len(held_rows)}
     return {**counts, "train_seconds": seconds, "told": told}
-
-
-@torch.no_grad()
-def _told(
-    detector: Single, recipe: Recipe, rows: pd.DataFrame, manifest: Manifest, pictures: Path
-) -> dict[str, float]:
-    """What the fitted model says of a few good images that no weight has seen, also in pictures."""
-    # pictures come by their shapes and become one grid, maps come on one canvas
-    seen = [detector.seen_by_model(torch.from_numpy(p)) for p in feed.raw(rows, manifest, FEW)]
-    images, places = torch.cat(seen), recipe.places(rows)
-    condition = None if places is None else torch.from_numpy(places)
-    for name, cells in detector.model.pictures(images, condition).items():
-        pictures.mkdir(exist_ok=True)
-        sheet(np.asarray(cells.numpy()), pictures / f"{name}.png")
-    return detector.model.told(images, condition)
 
 
 def _fuse(
