@@ -100,7 +100,7 @@ def test_an_unknown_rule_is_refused_with_those_there_are(read):
 def test_a_score_without_a_rule_is_told_the_rules(read):
     text = RUN.replace('rule = "{rule}"\n', "")
     with pytest.raises(
-        BadSettings, match=r"'score.rule': missing. Add it: one of density.*variance"
+        BadSettings, match=r"'score.rule': missing. Add it: one of adversarial, density.*variance"
     ):
         read(text)
 

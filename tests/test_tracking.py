@@ -6,6 +6,8 @@ import threading
 import time
 import uuid
 
+import cv2
+import numpy as np
 import pytest
 
 from inspect_ai import tracking
@@ -60,6 +62,24 @@ def test_a_run_arrives_with_settings_figures_and_files(mlflow_client, waiting, t
     assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5)]
     assert {f.path for f in mlflow_client.list_artifacts(log.run_id)} == {"page.html", "folder"}
     assert files(waiting) == []
+
+
+def test_pictures_of_steps_arrive_as_images_of_those_steps(mlflow_client, tmp_path):
+    log = Tracked("pictures")
+    for step in (50, 100):
+        path = tmp_path / f"samples-{step:06d}.png"
+        cv2.imwrite(str(path), np.full((4, 6, 3), (step, 0, 255), np.uint8))
+        log.picture(step, path)
+    log.picture(150, tmp_path / "samples-000150.png")  # gone when it is sent
+    assert log.close().startswith("tracked in MLflow")
+    kept = [f.path for f in mlflow_client.list_artifacts(log.run_id, "images")]
+    shown = {
+        step: p for p in kept for step in (50, 100) if p.endswith(".png") and f"step+{step}+" in p
+    }
+    assert set(shown) == {50, 100}, kept
+    file = mlflow_client.download_artifacts(log.run_id, shown[50])
+    assert cv2.imread(file)[0, 0].tolist() == [50, 0, 255]
+    assert mlflow_client.get_run(log.run_id).data.tags[tracking.MISSING].endswith("000150.png")
 
 
 def test_no_setting_is_lost_however_many_there_are(mlflow_client):

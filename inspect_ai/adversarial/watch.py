@@ -40,8 +40,8 @@ class Watch(nn.Module):
 
     def __init__(
         self,
-        patience: int = 200,
-        alike: float = 0.05,
+        patience: int = 300,
+        alike: float = 0.03,
         stalled: float = 0.25,
         beaten: float = 0.9995,
         most: float = 1e4,

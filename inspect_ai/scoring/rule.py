@@ -20,6 +20,9 @@ class Seen(NamedTuple):
     background: Tensor | None = None  # (N, H, W) nats; surprise of a simpler model
     kl: Tensor | None = None  # (N,) nats; what the latent code costs
     slope: Tensor | None = None  # (N, H, W) nats; how fast the surprise changes with the image
+    features: Tensor | None = None  # (N, H, W); sums to the distance of a critic's features
+    codes: Tensor | None = None  # (N,); squared distance of two latent codes
+    unreal: Tensor | None = None  # (N,); how little a critic takes it for a good image
 
 
 class Rule(nn.Module):

@@ -28,8 +28,9 @@ single dies and a blob are both long. On any image, with image x and expectation
     ratio                       surprise beyond that of a background model
     entropy, roughness          nats of a simple coder, on grey levels or on differences
     gain                        entropy minus surprise: what the model knows beyond the levels
+    features, codes, unreal     distance of a critic's features, of codes, minus its output
 
-All are on a log scale but fail_rate and those in nats, odds and deviations.
+All are on a log scale but fail_rate, unreal and those in nats, odds and deviations.
 
 Sources: Moran, "Notes on continuous stochastic phenomena", Biometrika 37, 1950. Pearson
 residuals: McCullagh and Nelder, "Generalized linear models", section 2.4. Walks of length k:
@@ -201,6 +202,9 @@ ANYWHERE: dict[str, Statistic] = {
     "entropy": lambda of: code_length(of.image, "levels"),
     "roughness": lambda of: code_length(of.image, "differences"),
     "gain": lambda of: code_length(of.image, "levels") - _surprise(of),
+    "features": lambda of: _log(said(of.seen.features).sum((1, 2))),
+    "codes": lambda of: _log(said(of.seen.codes)),
+    "unreal": lambda of: said(of.seen.unreal),
 }
 STATISTICS = ON_MAPS | ANYWHERE
 NEEDS = {  # fields of Seen
@@ -210,6 +214,7 @@ NEEDS = {  # fields of Seen
     "kl": ("kl",),
     "standardised": ("surprise", "usual", "varied"),
     "ratio": ("surprise", "background"),
+    **{name: (name,) for name in ("features", "codes", "unreal")},
 }
 
 

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from inspect_ai.data.conditions import Places
-from inspect_ai.errors import BadImages
+from inspect_ai.errors import BadImages, BadSettings
 from inspect_ai.preprocess import Preprocess, View
 from inspect_ai.scores import Pixels, Scores
 from inspect_ai.scoring.rule import Rule, Seen
 from inspect_ai.training.descent import Drawn, Run
 
-IN_CELLS = ("surprise", "usual", "varied", "background", "slope")  # of Seen: nats, shared out
+# fields of Seen that are sums over cells: shared out
+IN_CELLS = ("surprise", "usual", "varied", "background", "slope", "features")
 Given = tuple[Pixels, Places | None]  # images of one shape and their conditions
 
 
@@ -46,6 +47,23 @@ class Model(nn.Module):
         """
         raise NotImplementedError
 
+    def sample(self, like: Tensor, seed: int, condition: Tensor | None = None) -> Tensor:
+        """New images from the model alone, (N, C, h, w) in [0, 1]; 0 where nothing is covered.
+
+        Args:
+            like: (N, C + 1, h, w) images whose coverage, and nothing else, they take.
+            condition: (N,) int64 in 0 .. classes - 1; None where `classes` is 0.
+
+        Raises:
+            BadSettings: the model redraws images and draws none.
+        """
+        del like, seed, condition
+        raise BadSettings(
+            f"{type(self).__name__} redraws the images that it is shown and draws none of its own; "
+            "needed is a model that does: f_anogan, bigan, vae, flow, pixelcnn, pixelrnn, nade, or "
+            "vqvae with an ordered prior."
+        )
+
     def told(self, images: Tensor, condition: Tensor | None) -> dict[str, float]:
         """Figures of a fitted model on good images that no weight has seen, for the records."""
         del images, condition
@@ -55,6 +73,10 @@ class Model(nn.Module):
         """Sheets of pictures by name, (rows, columns, C, h, w) in [0, 1]; drawn after a fit."""
         del images, condition
         return {}
+
+    def glimpse(self) -> Tensor | None:
+        """What a generator draws now, (rows, columns, C, h, w) in [0, 1]; looked at in each epoch."""
+        return None
 
 
 class Buildable(Protocol):

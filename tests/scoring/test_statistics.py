@@ -30,7 +30,8 @@ def view(maps):
 
 def flat(image, rate=0.1):
     none, number = image[:, 0] * 0, image[:, 0, 0, 0] * 0
-    return Seen(torch.full_like(image[:, :1], rate), none, number, none, none, none, number, none)
+    said = (none, number, none, none, none, number, none, none, number, number)
+    return Seen(torch.full_like(image[:, :1], rate), *said)
 
 
 def statistic(name, image, seen=None):
@@ -182,7 +183,7 @@ def test_what_is_no_die_changes_no_statistic(name):
     expected, other, junk = torch.from_numpy(rng.random((3, 6, 1, 12, 12))).float()
     off = image[:, 1:] == 0
     cells, number = expected[:, 0], expected[:, 0, 0, 0]
-    said = (cells, number, cells / 2, cells, cells / 3, number, cells)
+    said = (cells, number, cells / 2, cells, cells / 3, number, cells, cells, number, number)
     wanted = statistic(name, image, Seen(expected, *said))
     fails = torch.where(off, junk, image[:, :1])
     seen = Seen(torch.where(off, other, expected), *said)
@@ -213,3 +214,13 @@ def test_what_a_model_says_in_nats_is_taken_as_it_is():
     assert statistic("ratio", image, seen).tolist() == [33.0, 105.0]
     assert statistic("standardised", image, seen).tolist() == pytest.approx([12 / 48**0.5] * 2)
     assert statistic("gain", image, seen).tolist() == [-66.0, -210.0]  # one level tells nothing
+
+
+def test_distances_of_features_and_codes_are_told_on_a_log_scale_and_a_critic_as_it_is():
+    image = view(np.full((2, 3, 4), 1, np.uint8))
+    cells, number = torch.arange(24.0).reshape(2, 3, 4), torch.tensor([0.5, -3.0])
+    seen = Seen(image[:, :1], features=cells, codes=number.abs(), unreal=number)
+    wanted = (1e4 * torch.tensor([66.0, 210.0])).log1p()
+    assert torch.allclose(statistic("features", image, seen), wanted)
+    assert torch.allclose(statistic("codes", image, seen), (1e4 * number.abs()).log1p())
+    assert torch.equal(statistic("unreal", image, seen), number)

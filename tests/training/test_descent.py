@@ -10,7 +10,7 @@ from inspect_ai.errors import Diverged
 from inspect_ai.training import descent
 from inspect_ai.training.budget import Budget
 from inspect_ai.training.checkpoint import Checkpoints
-from inspect_ai.training.descent import Run, descend, rate
+from inspect_ai.training.descent import FIGURE, Player, Run, descend, rate
 
 
 class Killed(Exception):
@@ -287,3 +287,115 @@ def test_a_loss_is_told_how_far_training_is_and_what_each_image_is_of():
 
     descend({"line": line}, loss, Told(), Run(Budget(steps=4), silent))
     assert seen == [(0.0, [0]), (0.25, [1]), (0.5, [2]), (0.75, [3])]
+
+
+class Numbered(Unconditional):
+    """Batches that name the step they are asked for."""
+
+    def at(self, step):
+        return torch.full((2, 3), float(step))
+
+
+def test_a_player_of_several_turns_sees_a_batch_of_its_own_in_each():
+    players, seen = rivals(), []
+
+    def loss(name, batch):
+        seen.append((name, batch.images[0, 0].item()))
+        return duel(players)(name, batch)
+
+    asked = {"critic": Player(players["critic"], turns=3), "maker": players["maker"]}
+    descend(asked, loss, Numbered(), Run(Budget(steps=2), silent))
+    first = [("critic", 0.0), ("critic", 1.0), ("critic", 2.0), ("maker", 0.0)]
+    second = [("critic", 3.0), ("critic", 4.0), ("critic", 5.0), ("maker", 3.0)]
+    assert seen == first + second
+
+
+def test_players_learn_at_rates_of_their_own():
+    """Adam moves a weight of constant slope by the learning rate, whatever the slope."""
+    pair = {name: nn.Linear(1, 1, bias=False) for name in ("slow", "fast")}
+    start = {name: part.weight.item() for name, part in pair.items()}
+    players = {"slow": Player(pair["slow"], rate=0.25), "fast": Player(pair["fast"], rate=4.0)}
+    budget = Budget(steps=1, learning_rate=0.01, average=0.0)
+
+    def loss(name, batch):
+        return pair[name].weight.sum()
+
+    descend(players, loss, Ones(), Run(budget, silent))
+    moved = {name: start[name] - part.weight.item() for name, part in pair.items()}
+    assert moved == pytest.approx({"slow": 0.0025, "fast": 0.04}, rel=1e-4)
+
+
+def in_turn(players, path=None, report=silent, steps=40):
+    """A maker for the first half, and after it a critic that leans on it."""
+    spans = {"maker": (0.0, 0.5), "critic": (0.5, 1.0)}
+    asked = {n: Player(players[n], span=span) for n, span in spans.items()}
+    kept = path and Checkpoints(path)
+    budget = Budget(steps=steps, learning_rate=0.05, save_every=4)
+    descend(asked, duel(players), Data(), Run(budget, report, kept))
+    return nn.ModuleDict(players)
+
+
+def test_a_player_moves_in_its_span_alone_and_stays_at_its_mean_afterwards():
+    players, seen = rivals(), []
+
+    def report(step, losses):
+        seen.append((step, set(losses), players["maker"].weight.detach().clone()))
+
+    in_turn(players, report=report)
+    assert [names for _, names, _ in seen] == [{"maker"}] * 20 + [{"critic"}] * 20
+    settled = [weight for step, _, weight in seen if step >= 20]
+    assert all(torch.equal(weight, settled[0]) for weight in settled)
+    assert not torch.equal(settled[0], seen[19][2])  # the mean, not the last that was trained
+    assert torch.equal(players["maker"].weight, settled[0])
+
+
+@pytest.mark.parametrize("last", [4, 18, 19, 20, 21, 38])
+def test_a_killed_run_of_players_in_turn_resumes_to_the_same_weights(tmp_path, last):
+    with pytest.raises(Killed):
+        in_turn(rivals(), tmp_path / "state", killed_at(last))
+    resumed = in_turn(rivals(seed=9), tmp_path / "state")
+    assert same(resumed, in_turn(rivals()))
+
+
+def test_the_learning_rate_of_a_span_is_that_of_a_run_of_its_length():
+    module, seen = nn.Linear(1, 1, bias=False), []
+    budget = Budget(steps=40, learning_rate=0.1, average=0.0)
+
+    def loss(_, batch):
+        seen.append(module.weight.item())
+        return module.weight.sum()
+
+    other = {"idle": nn.Linear(1, 1), "late": Player(module, span=(0.5, 1.0))}
+
+    def either(name, batch):
+        return loss(name, batch) if name == "late" else other["idle"].weight.sum()
+
+    descend(other, either, Ones(), Run(budget, silent))
+    steps = [a - b for a, b in pairwise(seen)]
+    places = [2 * place for place in range(len(steps))]
+    assert len(seen) == 20
+    assert steps == pytest.approx([rate(place, budget) for place in places], rel=1e-3)
+
+
+def test_other_players_weights_ask_for_no_gradient_and_all_do_again_in_the_end():
+    players, seen = rivals(), []
+
+    def loss(name, batch):
+        seen.append({n: p.weight.requires_grad for n, p in players.items()})
+        return duel(players)(name, batch)
+
+    descend(players, loss, Data(), Run(Budget(steps=1), silent))
+    assert seen == [{"maker": True, "critic": False}, {"maker": False, "critic": True}]
+    assert all(p.requires_grad for part in players.values() for p in part.parameters())
+
+
+def test_figures_beside_the_losses_are_reported_under_their_own_names():
+    module, seen = nn.Linear(3, 1), []
+    player = Player(module, told=lambda: {"win_rate": 0.75})
+
+    def loss(_, batch):
+        return module(batch.images).square().mean()
+
+    descend({"net": player}, loss, Data(), Run(Budget(steps=2), lambda *a: seen.append(a)))
+    assert [set(found) for _, found in seen] == [{"net", FIGURE + "win_rate"}] * 2
+    assert seen[0][1][FIGURE + "win_rate"] == 0.75
