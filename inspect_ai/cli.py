@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from inspect_ai.commands import benchmarks, desk, floor, workshop
+from inspect_ai.commands import benchmarks, desk, floor, judging, workshop
 from inspect_ai.errors import InspectError
 
 INTERRUPTED = 130
@@ -38,6 +38,7 @@ for command in (
     workshop.train,
     workshop.calibrate,
     workshop.export,
+    judging.sample,
     floor.scan,
     floor.report,
     benchmarks.benchmark,

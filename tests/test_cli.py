@@ -19,6 +19,7 @@ COMMANDS = [
     "export",
     "scan",
     "report",
+    "sample",
     "benchmark",
     "models",
     "demo",

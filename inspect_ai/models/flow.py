@@ -151,7 +151,7 @@ class PatchFlow(Model):
         shown = images[:8]
         covered = (shown[:, -1:] > 0).to(shown.dtype)
         real = self.shown(shown).clamp(0, 1) * covered
-        made = self.sample(len(shown), 0, shown)
+        made = self.sample(shown, 0)
         return {
             "samples": torch.stack([real, made]),  # in rows
             "expected": torch.stack([real, self(shown).expected]),
@@ -204,14 +204,9 @@ class PatchFlow(Model):
         self.mean.copy_(mean)
         self.deviation.copy_(variance.sqrt().clamp(min=ROUNDING))
 
+    @override
     @torch.no_grad()
-    def sample(self, count: int, seed: int, like: Tensor) -> Tensor:
-        """Draws images (count, C, h, w) in [0, 1].
-
-        Args:
-            like: (M, C + 1, h, w) images whose coverage they take, in turn.
-        """
-        like = like[torch.arange(count) % len(like)]
+    def sample(self, like: Tensor, seed: int, condition: Tensor | None = None) -> Tensor:
         seen = self.patches(like[:, :-1], like[:, -1:])
         draw = torch.Generator().manual_seed(seed)
         z = torch.randn(seen.x.shape, generator=draw).to(seen.x)

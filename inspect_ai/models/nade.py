@@ -135,7 +135,7 @@ class NADE(Model):
     def pictures(self, images: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
         shown = images[:8]
         real = self.cells(self.bits(shown).x)[:, None]
-        made = self.sample(len(shown), 0, shown)
+        made = self.sample(shown, 0)
         return {
             "samples": torch.stack([real, made]),  # in rows
             "expected": torch.stack([real, self(shown).expected]),
@@ -179,16 +179,12 @@ class NADE(Model):
         h = torch.sigmoid(self.c)  # where nothing failed yet
         self.b.copy_(self.alone[self.order] - self.V @ h)
 
+    @override
     @torch.no_grad()
-    def sample(self, count: int, seed: int, like: Tensor) -> Tensor:
-        """Draws maps cell by cell: (count, 1, h, w), 1 where a cell fails.
-
-        Args:
-            like: (M, 2, h, w) images whose coverage the maps take, in turn.
-        """
-        m = self.bits(like).m[torch.arange(count) % len(like)]
+    def sample(self, like: Tensor, seed: int, condition: Tensor | None = None) -> Tensor:
+        m = self.bits(like).m  # cell by cell, 1 where it fails
         draw = torch.Generator().manual_seed(seed)
-        chance = torch.rand(count, len(self.order), generator=draw).to(m)
+        chance = torch.rand(m.shape, generator=draw).to(m)
         a, x = self.c + m @ self.U, torch.zeros_like(m)
         for i, cell in enumerate(self.order.tolist()):
             p = torch.sigmoid(self.b[i] + torch.sigmoid(a) @ self.V[i])

@@ -19,12 +19,12 @@ the code's cost is dealt out over the covered cells. x' = decoder at the mean of
 depth = 0 everything is linear, and the model PPCA's.
 
 Sources: Kingma, Welling, "Auto-encoding variational Bayes", ICLR 2014, section 3. Burda, Grosse,
-Salakhutdinov, "Importance weighted autoencoders", ICLR 2016 (bound, active units). Higgins et al., "beta-VAE", ICLR 2017. Rybkin, Daniilidis, Levine, "Simple and effective
-VAE training with calibrated decoders", ICML 2021 (s). Kingma et al., "Improved
-variational inference with inverse autoregressive flow", NIPS 2016 (free bits).
-Sonderby et al., NIPS 2016 (levels, warm-up). Zimmerer et al., "Unsupervised anomaly localization
-using variational auto-encoders", MICCAI 2019 (slope). Xiao, Yan, Amit, "Likelihood regret",
-NeurIPS 2020.
+Salakhutdinov, "Importance weighted autoencoders", ICLR 2016 (bound, active units). Higgins et al.,
+"beta-VAE", ICLR 2017. Rybkin, Daniilidis, Levine, "Simple and effective VAE training with
+calibrated decoders", ICML 2021 (s). Kingma et al., "Improved variational inference with inverse
+autoregressive flow", NIPS 2016 (free bits). Sonderby et al., NIPS 2016 (levels, warm-up).
+Zimmerer et al., "Unsupervised anomaly localization using variational auto-encoders", MICCAI 2019
+(slope). Xiao, Yan, Amit, "Likelihood regret", NeurIPS 2020.
 
 Shapes: N images, C channels, h, w cells, Z latent numbers, K draws, M = N K.
 """
@@ -200,8 +200,7 @@ class VAE(Model):
         """How much the ELBO gains if the code may suit each image: (N,) nats, at least 0.
 
         Mean and log-variance of q(z | x) descend, by Adam, from the encoder's; no weight moves.
-        Part of the gain is that they suit the draws: the less, the more `samples`. Offline: not
-        part of the exported graph.
+        Part of the gain is that they suit the draws: the less, the more `samples`. Not exported.
         """
         with torch.no_grad():
             estimates = self.net.bottom_up(ladder.shown(images), condition)
@@ -219,13 +218,13 @@ class VAE(Model):
             adam.step()
         return first - best
 
+    @override
     @torch.no_grad()
-    def sample(self, count: int, seed: int, condition: Tensor | None = None) -> Tensor:
-        """Images drawn from the prior, without the noise of cells: (count, C, h, w) in [0, 1]."""
+    def sample(self, like: Tensor, seed: int, condition: Tensor | None = None) -> Tensor:
         draw = torch.Generator().manual_seed(seed)
-        noise = [torch.randn(count, *shape, generator=draw) for shape in self.net.shapes]
+        noise = [torch.randn(like.shape[0], *s, generator=draw) for s in self.net.shapes]
         logits, _ = self.net.top_down(None, noise, condition)
-        return self.mean(logits).clamp(0, 1)
+        return self.mean(logits).clamp(0, 1) * (like[:, -1:] > 0)  # without the noise of cells
 
     @override
     def told(self, images: Tensor, condition: Tensor | None) -> dict[str, float]:
@@ -251,11 +250,12 @@ class VAE(Model):
     @override
     def pictures(self, images: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
         x, w = images[:8, :-1], images[:8, -1:]
-        again = None if condition is None else condition[torch.arange(32) % condition.shape[0]]
-        redrawn = self(images[:8], None if again is None else again[: x.shape[0]]).expected
+        turn = torch.arange(32) % images.shape[0]
+        told = None if condition is None else condition[turn]
+        redrawn = self(images[:8], None if told is None else told[: x.shape[0]]).expected
         return {
             "reconstructions": torch.stack([x * w, redrawn * w]),
-            "samples": torch.stack(torch.split(self.sample(32, 0, again), 8)),
+            "samples": torch.stack(torch.split(self.sample(images[turn], 0, told), 8)),
             "traversal": self.traversal(images, condition),
         }
 

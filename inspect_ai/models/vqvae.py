@@ -150,24 +150,16 @@ class VQVAE(Model):
         each = nats[:, None] / (places.covered + (1 - places.counts)) / self.step**2
         return (F.interpolate(each, scale_factor=float(self.step), mode="nearest") * places.w)[:, 0]
 
+    @override
     @torch.no_grad()
-    def sample(self, count: int, seed: int, like: Tensor) -> Tensor:
-        """New images (count, C, h, w) in [0, 1] from the prior; 0 where nothing is covered.
-
-        Args:
-            like: (N, C + 1, h, w) images whose coverage they take, in turn.
-
-        Raises:
-            BadSettings: the prior is "masked".
-        """
+    def sample(self, like: Tensor, seed: int, condition: Tensor | None = None) -> Tensor:
         if not isinstance(self.prior, Ordered):
             raise BadSettings(
                 'prior = "masked" cannot be sampled, needed is one with an order of codes. Train '
                 'with prior = "autoregressive".'
             )
-        taken = like[torch.arange(count) % like.shape[0]]
-        q = self.prior.sample(self.places(taken).covered, torch.Generator().manual_seed(seed))
-        return torch.sigmoid(self.coder.redraw(q)) * (taken[:, -1:] > 0)
+        q = self.prior.sample(self.places(like).covered, torch.Generator().manual_seed(seed))
+        return torch.sigmoid(self.coder.redraw(q)) * (like[:, -1:] > 0)
 
     @override
     def told(self, images: Tensor, condition: Tensor | None) -> dict[str, float]:
@@ -194,7 +186,7 @@ class VQVAE(Model):
         sheets = {"redraws": [images[:, :-1], self.redrawn(images)]}
         sheets["restorations"] = [odd[:, :-1], self.redrawn(odd), self(odd).expected]
         if isinstance(self.prior, Ordered):
-            sheets["samples"] = [self.sample(images.shape[0], s, images) for s in (0, 1)]
+            sheets["samples"] = [self.sample(images, seed) for seed in (0, 1)]
         seen = images[:, -1:] > 0
         return {name: torch.stack([x * seen for x in sheet]) for name, sheet in sheets.items()}
 

@@ -162,25 +162,24 @@ class Autoregressive(Model):
         redrawn = torch.randint(self.output.count, values.shape, device=values.device)
         return torch.where(chosen & (mask[:, 0] > 0), redrawn, values)
 
+    @override
+    def sample(self, like: Tensor, seed: int, condition: Tensor | None = None) -> Tensor:
+        return self.drawn(like, seed, condition)[:, :1] * (like[:, 1:] > 0)
+
     @torch.no_grad()
-    def sample(
-        self, count: int, like: Tensor, seed: int, condition: Tensor | None = None
-    ) -> Tensor:
+    def drawn(self, like: Tensor, seed: int, condition: Tensor | None = None) -> Tensor:
         """Images drawn cell by cell, each from those before it; slow.
 
         Args:
-            count: images; they take the coverage of `like` in turn, and its condition.
             like: (N, 2, h, w), of which the coverage alone is used; with output "states" the
-                rectangle that it fills.
+                rectangle that it fills, where dies are is drawn.
 
         Returns:
-            (count, 2, h, w) in [0, 1], coverage last.
+            (N, 2, h, w) in [0, 1], coverage last.
         """
         assert isinstance(self.model, Told)
-        turn = torch.arange(count) % like.shape[0]
-        like, draw = like[turn], torch.Generator().manual_seed(seed)
-        mask = self.read(like)[1]
-        fixed = self.model.fixed(mask, None if condition is None else condition[turn])
+        mask, draw = self.read(like)[1], torch.Generator().manual_seed(seed)
+        fixed = self.model.fixed(mask, condition)
         values = torch.zeros(mask[:, 0].shape, dtype=torch.int64)
         for place in mask.amax((0, 1)).nonzero().tolist():
             params = self.model.peek(values, mask, fixed, (place[0], place[1]))
@@ -215,7 +214,7 @@ class Autoregressive(Model):
         if images.shape[2] * images.shape[3] > self.slow:
             return {}
         real = images[:DRAWN]
-        drawn = self.sample(len(real), real, 0, None if condition is None else condition[:DRAWN])
+        drawn = self.drawn(real, 0, None if condition is None else condition[:DRAWN])
         return {"samples": torch.stack([self._shown(real), self._shown(drawn)])}
 
     def _shown(self, images: Tensor) -> Tensor:

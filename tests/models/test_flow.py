@@ -218,7 +218,7 @@ def test_it_learns_a_correlated_gaussian_to_its_entropy_and_samples_it(variant):
     told = built.told(new, None)
     assert told["bits_per_dim"] == pytest.approx(nats / 4 / math.log(2) + 8, abs=1e-4)
     assert told["latent_norm"] == pytest.approx(1, abs=0.05)
-    drawn = built.sample(4000, 0, new).flatten(1)
+    drawn = built.sample(new[torch.arange(4000) % len(new)], 0).flatten(1)
     np.testing.assert_allclose(drawn.T.cov(), Correlated.COVARIANCE, atol=1.5e-3)
 
 
@@ -249,11 +249,11 @@ def test_every_pair_of_steps_moves_every_number_once(numbers, steps, seed):
 
 def test_samples_and_pictures_are_grey_levels_inside_the_coverage():
     built, batch = stirred(model((6, 4), 3), size=0.2), images(5, (6, 4), 3, share=0.7)
-    drawn = built.sample(7, 0, batch)
-    assert drawn.shape == (7, 3, 6, 4)
-    assert (drawn[6] * (1 - batch[1, -1:]) == 0).all()
-    assert torch.equal(drawn, built.sample(7, 0, batch))
-    assert not torch.equal(drawn, built.sample(7, 1, batch))
+    drawn = built.sample(batch, 0)
+    assert drawn.shape == (5, 3, 6, 4)
+    assert (drawn * (batch[:, -1:] == 0) == 0).all()
+    assert torch.equal(drawn, built.sample(batch, 0))
+    assert not torch.equal(drawn, built.sample(batch, 1))
     sheets = built.pictures(batch, None)
     assert set(sheets) == {"samples", "expected"}
     for sheet in [*sheets.values(), drawn]:

@@ -183,7 +183,7 @@ def test_it_learns_that_cells_hang_together_and_samples_say_so():
     told = built.told(images, None)
     assert told["bits_per_dim"] < 0.05
     assert told["independent_bits_per_dim"] == pytest.approx(1, abs=0.02)
-    drawn = built.sample(60, 1, images)
+    drawn = built.sample(images[:60], 1)
     share = drawn.mean((1, 2, 3))
     assert ((share < 0.1) | (share > 0.9)).float().mean() > 0.9
     assert 0.25 < share.mean() < 0.75
@@ -204,14 +204,15 @@ def test_it_starts_from_independent_dies_at_their_own_rates():
 @torch.no_grad()
 def test_samples_come_from_the_models_own_distribution():
     built, like = stirred(model((1, 3))), torch.tensor([[[[0.0, 0, 0]], [[1.0, 1, 0]]]])
-    drawn = built.sample(4000, 0, like)
+    many = like.expand(4000, -1, -1, -1)
+    drawn = built.sample(many, 0)
     assert (drawn[..., 2] == 0).all()
     found = torch.bincount((drawn[:, 0, 0, 0] * 2 + drawn[:, 0, 0, 1]).long(), minlength=4) / 4000
     maps = every_map(like[0, 1])
     wanted = torch.exp(-built(maps).surprise.sum((1, 2)))
     assert (found - wanted).abs().max() < 0.03
-    assert torch.equal(drawn, built.sample(4000, 0, like))
-    assert not torch.equal(drawn, built.sample(4000, 1, like))
+    assert torch.equal(drawn, built.sample(many, 0))
+    assert not torch.equal(drawn, built.sample(many, 1))
 
 
 @torch.no_grad()

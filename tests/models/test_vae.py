@@ -259,7 +259,7 @@ def test_only_a_plain_model_offers_a_slope():
 def test_a_conditional_model_learns_what_each_product_looks_like():
     made = trained(model(classes=2, latent=1, warm_up=0.0), Products(), 150)
     both = torch.tensor([0, 1]).repeat_interleave(8)
-    means = made.sample(16, 0, both).mean((1, 2, 3))
+    means = made.sample(torch.ones(16, 2, 16, 16), 0, both).mean((1, 2, 3))
     assert means[8:].mean() > means[:8].mean() + 0.2
     batch, condition = Products().at(0), Products().condition(0)
     with torch.no_grad():

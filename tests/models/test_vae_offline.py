@@ -97,15 +97,19 @@ def test_a_traversal_begins_with_the_most_active_number():
 @torch.no_grad()
 def test_samples_depend_on_their_seed_alone():
     made = model(depth=3, levels=2)
-    first, again, other = (made.sample(5, seed) for seed in (0, 0, 1))
+    like = images(5)
+    like[1, :, :, :4] = 0
+    first, again, other = (made.sample(like, seed) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert first.shape == (5, 1, 16, 16)
+    assert (first[1, :, :, :4] == 0).all()
+    assert (first[0, :, :, :4] > 0).all()
 
 
 def test_samples_of_trained_stripes_are_striped():
     made = trained(model(latent=2, beta=0.2), Stripes(), 250)
-    drawn = made.sample(32, 0)[:, 0]
+    drawn = made.sample(torch.ones(32, 2, 16, 16), 0)[:, 0]
     across, along = drawn.std(2).mean(), drawn.std(1).mean()
     assert across > 3 * along
     assert across > 0.1

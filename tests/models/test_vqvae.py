@@ -217,20 +217,20 @@ def test_the_limit_is_the_quantile_of_good_costs(prior):
 @pytest.mark.parametrize(("grid", "channels"), [((16, 16), 1), ((8, 20), 3)])
 @torch.no_grad()
 def test_samples_are_images_of_the_coverage_asked_for_and_depend_on_the_seed(grid, channels):
-    coverage = torch.ones(2, 1, *grid)
-    coverage[1, :, :, :4] = 0
-    made, like = model(grid, channels), images(2, grid, coverage, channels)
-    drawn = made.sample(5, 3, like)
-    assert drawn.shape == (5, channels, *grid)
+    coverage = torch.ones(4, 1, *grid)
+    coverage[[1, 3], :, :, :4] = 0
+    made, like = model(grid, channels), images(4, grid, coverage, channels)
+    drawn = made.sample(like, 3)
+    assert drawn.shape == (4, channels, *grid)
     assert 0 <= drawn.min() <= drawn.max() <= 1
     assert (drawn[[1, 3], :, :, :4] == 0).all()
-    assert torch.equal(drawn, made.sample(5, 3, like))
-    assert not torch.equal(drawn, made.sample(5, 4, like))
+    assert torch.equal(drawn, made.sample(like, 3))
+    assert not torch.equal(drawn, made.sample(like, 4))
 
 
 def test_a_masked_prior_refuses_to_be_sampled_and_says_which_can():
     with pytest.raises(BadSettings, match=r"\"masked\" cannot.*prior = \"autoregressive\""):
-        model(prior="masked").sample(1, 0, images(1))
+        model(prior="masked").sample(images(1), 0)
 
 
 @pytest.mark.parametrize(("prior", "names"), [("masked", 2), ("autoregressive", 3)])
