@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from inspect_ai.adversarial.game import misfit, with_coverage
+from inspect_ai.adversarial.game import psnr, with_coverage
 from inspect_ai.adversarial.generators import Generator
 from inspect_ai.adversarial.growth import Stage
+from inspect_ai.adversarial.watch import diversity
 from inspect_ai.training.descent import Drawn
 from inspect_ai.training.detector import Model
 
@@ -79,10 +80,8 @@ class Drawing(Model):
     @override
     @torch.no_grad()
     def told(self, images: Tensor, condition: Tensor | None) -> dict[str, float]:
-        return {"redrawn_psnr_db": psnr(images, self(images, condition).expected)}
-
-
-def psnr(images: Tensor, redrawn: Tensor) -> float:
-    """Peak signal-to-noise ratio over covered cells of (N, C + 1, h, w) images, dB."""
-    error = misfit(images[:, :-1], redrawn, images[:, -1:], "l2")
-    return float(-10 * error.clamp(min=1e-10).log10())
+        drawn = with_coverage(self.sample(images, 0, condition), images[:, -1:])
+        return {
+            "redrawn_psnr_db": psnr(images, self(images, condition).expected),
+            "sample_diversity": diversity(images, drawn),
+        }

@@ -74,9 +74,9 @@ class Game(Settings):
 class Rival(nn.Module):
     """A critic with the rules it plays by and its watch, which is saved with it."""
 
-    def __init__(self, game: Game, critic: Critic) -> None:
+    def __init__(self, game: Game, critic: Critic, watch: Watch | None = None) -> None:
         super().__init__()
-        self.game, self.critic, self.watch = game, critic, Watch()
+        self.game, self.critic, self.watch = game, critic, watch or Watch()
 
     def loss(self, real: Tensor, fake: Tensor, of_real: Judge, of_fake: Judge) -> Tensor:
         """What the critic lowers: a scalar.
@@ -149,3 +149,9 @@ def misfit(x: Tensor, redrawn: Tensor, coverage: Tensor, norm: Literal["l1", "l2
     gap = x - redrawn
     apart = gap.abs() if norm == "l1" else gap.square()
     return (coverage * apart).sum() / (coverage.sum() * x.shape[1]).clamp(min=1e-6)
+
+
+def psnr(images: Tensor, redrawn: Tensor) -> float:
+    """Peak signal-to-noise ratio over covered cells of (N, C + 1, h, w) images, dB."""
+    error = misfit(images[:, :-1], redrawn, images[:, -1:], "l2")
+    return float(-10 * error.clamp(min=1e-10).log10())

@@ -131,6 +131,12 @@ class Watch(nn.Module):
             )
 
 
+def diversity(real_images: Tensor, fake_images: Tensor) -> float:
+    """Of samples against good images, (N, C + 1, h, w) and (M, C + 1, h, w); see above."""
+    usual = float(_apart(real_images))
+    return float(_apart(fake_images)) / usual if usual > 0 else 1.0
+
+
 def _into(mean: Tensor, value: Tensor, count: Tensor) -> None:
     """Moves a running mean on; a plain mean until its memory is full."""
     mean.lerp_(value.to(mean.dtype), 1 / count.clamp(max=MEMORY))

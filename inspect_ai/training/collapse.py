@@ -1,4 +1,4 @@
-"""Signs that a latent code has collapsed: what a model told of itself, in words to act on.
+"""Signs that a model has collapsed: what it told of itself, in words to act on.
 
 A decoder that does without its code redraws one mean image, whatever it is shown; a codebook of
 one code the same. Rules on the expectation still work then, as on a mean image; a code's cost says
@@ -19,6 +19,11 @@ SIGNS = {  # figure: (at most, what it means and what to do)
     "codes_used": (
         1.0,
         "codebook collapse: one code stands for every patch. Train longer, or ask for fewer codes",
+    ),
+    "sample_diversity": (
+        0.1,
+        "mode collapse: samples differ by a tenth of what good images do, or less. Choose another "
+        "objective or generator, or a larger weight of the penalty",
     ),
 }
 
