@@ -1,8 +1,9 @@
-"""The workshop: train -> calibrate -> export, each callable alone.
+"""The workshop: train -> calibrate -> guard -> export, each callable alone.
 
 Each step reads earlier folders and writes one new folder of its own (see steps.py). Weights
 are fitted on the good images of split `train`, the rule's own statistics on a part of that
-split kept from the weights, thresholds on the good images of split `calibrate`.
+split kept from the weights, thresholds on the good images of split `calibrate`. A model that
+the guard doubts (guard.py) is exported by force alone, and its bundle says so.
 """
 
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from inspect_ai import progress, steps
+from inspect_ai import guard, progress, steps
 from inspect_ai.assembly import new_detector
 from inspect_ai.bundle import bundle as bundles
 from inspect_ai.calibration.conformal import calibrate as conformal
@@ -40,16 +41,34 @@ from inspect_ai.training.history import CURVE
 PICTURE = "calibration.png"
 
 
-def build(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str = "cpu") -> Path:
-    """Train, calibrate and export; gives the bundle's folder.
+def build(
+    recipe: Recipe,
+    manifest: Manifest,
+    out: Path,
+    log: Log,
+    device: str = "cpu",
+    force: bool = False,
+) -> Path:
+    """Train, calibrate, examine and export; gives the bundle's folder.
 
-    Writes checkpoint/, calibration/ and bundle/ under `out`.
+    Writes checkpoint/, calibration/, guard.json and bundle/ under `out`.
+
+    Args:
+        force: export a model too that is worse than PCA or chance; the bundle says so.
+
+    Raises:
+        WorseThanPCA: it is, and no force; the same call with force goes on from there.
     """
     check(recipe, manifest)
     step = steps.Step("build", out, inputs(recipe, manifest))
     checkpoint = train(recipe, manifest, out / "checkpoint", log, device)
     calibration = calibrate(checkpoint, manifest, out / "calibration")
-    bundle = export(checkpoint, calibration, manifest, out / "bundle")
+    passed = None
+    if not steps.is_finished(out / "bundle"):  # also one of before there was a guard
+        found = guard.examined(checkpoint, calibration, manifest, out / guard.KEPT)
+        log.numbers(recipe.steps, guard.numbers(found))
+        passed = guard.passed(found, force)
+    bundle = export(checkpoint, calibration, manifest, out / "bundle", passed)
     card = bundles.read(bundle).card
     log.numbers(recipe.steps, _figures(card))
     pictures = sorted(p for p in checkpoint.rglob("*.png") if p.parent.name == PICTURES)

@@ -19,8 +19,17 @@ from inspect_ai.training import batches as feed
 from inspect_ai.training.detector import Given
 
 
-def export(checkpoint: Path, calibration: Path, manifest: Manifest, out: Path) -> Path:
+def export(
+    checkpoint: Path,
+    calibration: Path,
+    manifest: Manifest,
+    out: Path,
+    guard: bundles.Guarded | None = None,
+) -> Path:
     """Writes the bundle, if ONNX Runtime gives torch's verdicts.
+
+    Args:
+        guard: what the guard of build found, for the card; it decides nothing here.
 
     Raises:
         ParityFailed: it does not; no bundle is written.
@@ -55,6 +64,7 @@ def export(checkpoint: Path, calibration: Path, manifest: Manifest, out: Path) -
             verdicts_flipped=0,
         )
         card = _card(trained, manifest, (scores, peaks), parity, out)
+        card = card.model_copy(update={"guard": guard})
         steps.write_json(out / bundles.CARD, card.model_dump(mode="json"))
         step.finish()
     bundles.read(out)  # what was written is what a scan will accept

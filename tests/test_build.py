@@ -237,7 +237,7 @@ def test_16_bit_dies_with_a_valid_region_build_and_never_look_outside(tmp_path):
     manifest = manifests.make(
         spec(tmp_path / "data", {"kind": "table"}, image, group={"column": "lot"})
     )
-    bundle = build.build(recipe("ssim"), manifest, tmp_path / "run", Nothing())
+    bundle = build.build(recipe("ssim"), manifest, tmp_path / "run", Nothing(), force=True)
     pixels = next(train.feed.raw(manifest.good("test"), manifest, 5))
     assert pixels.dtype == np.uint16
     other = np.where(valid > 0, pixels, 65535 - pixels).astype(np.uint16)
@@ -260,7 +260,7 @@ def test_pictures_of_mixed_sizes_build(tmp_path):
         spec(tmp_path / "data", {"kind": "files"}, {"resize": "fit"}, label={"all_good": True})
     )
     asked = recipe("gradient", model=MODEL | {"name": "vae"})
-    bundle = build.build(asked, manifest, tmp_path / "run", Nothing())
+    bundle = build.build(asked, manifest, tmp_path / "run", Nothing(), force=True)
     assert bundles.read(bundle).card.canvas is None
     record = json.loads((tmp_path / "run/checkpoint/run.json").read_text(encoding="utf-8"))
     sheet = cv2.imread(str(tmp_path / "run/checkpoint/pictures/reconstructions.png"))

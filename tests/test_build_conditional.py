@@ -30,7 +30,7 @@ def run_file(products, path, values=PRODUCTS, model="vae", column="product"):
 def built(products, tmp_path_factory):
     folder = tmp_path_factory.mktemp("told")
     asked = recipe.read(run_file(products, folder / "run.toml"))
-    return folder, build.build(asked, products.manifest(), folder / "built", Nothing())
+    return folder, build.build(asked, products.manifest(), folder / "built", Nothing(), force=True)
 
 
 def test_the_graph_asks_for_the_condition_and_the_card_says_what_it_means(built):

@@ -235,6 +235,7 @@ def _described(bundle: Bundle, manifest: Manifest) -> dict[str, object]:
         "promise": card.promise,
         "calibration_images": card.calibration_images,
         "device": "",
+        "doubts": list(card.guard.doubts) if card.guard and card.guard.forced else [],
         "notes": [*manifest.notes, *_seen_before(bundle, manifest)],
     }
 

@@ -11,7 +11,7 @@ from inspect_ai.benchmark.compare import best
 from inspect_ai.benchmark.plan import BASELINE, Entry
 from inspect_ai.benchmark.rows import ClassFigures, Figure, Row
 
-NOT_YET, WORST = "not yet run", -1.0
+NOT_YET, REFUSED, WORST = "not yet run", "refused by the guard", -1.0
 LONGEST = 160  # characters of an error
 
 
@@ -123,7 +123,17 @@ def _note(rows: Sequence[Row], today: bool) -> str:
         return NOT_YET
     failed = [f"seed {r.seed} failed: {_cut(r.error)}" for r in rows if r.state == "failed"]
     old = sorted({r.commit for r in rows})
-    return "; ".join([*failed, *([] if today else [f"older code (commit {', '.join(old)})"])])
+    return "; ".join(
+        [*failed, *_refused(rows), *([] if today else [f"older code (commit {', '.join(old)})"])]
+    )
+
+
+def _refused(rows: Sequence[Row]) -> list[str]:
+    """Bundles that `inspect-ai build` would not have made without --force."""
+    seeds = [r.seed for r in rows if r.guard_refused]
+    if not seeds or len(seeds) == len(rows):
+        return [REFUSED] * bool(seeds)
+    return [f"{REFUSED} for seed {', '.join(map(str, seeds))}"]
 
 
 def _cut(error: str) -> str:

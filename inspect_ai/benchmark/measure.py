@@ -137,7 +137,7 @@ def _measured(bench: Bench, entry: Entry, seed: int, folder: Path) -> dict[str, 
         root = None if bench.data is None else entry.root(bench.data)
         test, fields = manifests.listing(entry.spec, root), {}
     found = _scanned(bundle, test, folder / SCAN)
-    return fields | {"rule": bundle.card.rule, **found}
+    return fields | {"rule": bundle.card.rule, **_guarded(bundle), **found}
 
 
 def _built(bench: Bench, entry: Entry, seed: int, folder: Path) -> Bundle:
@@ -149,7 +149,9 @@ def _built(bench: Bench, entry: Entry, seed: int, folder: Path) -> Bundle:
     images = bench.images(entry)
     if asked.members:
         _take_over(bench, entry, asked, images, folder / BUILD)
-    return bundles.read(build.build(asked, images, folder / BUILD, Nothing(), bench.device))
+    return bundles.read(
+        build.build(asked, images, folder / BUILD, Nothing(), bench.device, force=True)
+    )
 
 
 def longer(asked: Recipe, times: int) -> Recipe:
@@ -206,6 +208,18 @@ def _costs(bundle: Bundle, folder: Path) -> dict[str, Any]:
         "build_seconds": clock.seconds(folder, BUILD),
         "model_bytes": (bundle.folder / bundles.MODEL).stat().st_size,
         "weights": described["weights"],
+    }
+
+
+def _guarded(bundle: Bundle) -> dict[str, Any]:
+    """What the guard said of it; nothing of a bundle from before there was one."""
+    found = bundle.card.guard
+    if found is None:
+        return {}
+    return {
+        "guard_capture": found.capture,
+        "guard_pca_capture": found.pca_capture,
+        "guard_refused": bool(found.doubts),
     }
 
 

@@ -17,7 +17,7 @@ from inspect_ai.errors import BadSettings, InspectError, MissingData
 
 # rooms that touch no score: a change there leaves rows as they are
 OUTSIDE = {"commands", "review", "benchmark", "tracking", "cli", "demo", "progress"}
-BASELINE, LIKELIHOOD = "baseline", "likelihood"
+BASELINE, LIKELIHOOD, ADVERSARIAL = "baseline", "likelihood", "adversarial"
 SCAN = "scan"  # folder of a row's scores
 FAMILIES = {
     "wafer_statistics": BASELINE,
@@ -31,6 +31,9 @@ FAMILIES = {
     "pixelrnn": LIKELIHOOD,
     "nade": LIKELIHOOD,
     "flow": LIKELIHOOD,
+    "f_anogan": ADVERSARIAL,
+    "bigan": ADVERSARIAL,
+    "ganomaly": ADVERSARIAL,
 }
 # (data, run) -> data from elsewhere that its bundle is scanned on, all images
 TRANSFERS = {("wm811k", "wm811k"): "mixedwm38"}
@@ -68,7 +71,8 @@ PROFILES = (
         "quick",
         seconds=30.0,
         data=("wm811k", "magnetic_tile"),
-        without=("vqvae", "pixelrnn", "nade"),  # the slower ones, each beside one of its kind
+        # the slower ones, each beside one of its kind
+        without=("vqvae", "pixelrnn", "nade", "bigan", "ganomaly"),
     ),
     Profile("full", seeds={"wm811k": 3}),
     # what the run files would be without a cap for two cores: for a GPU, with --device cuda

@@ -55,6 +55,9 @@ class Row(Settings, extra="ignore"):
         and export together; None where the work was stopped and went on.
     images_per_second: median of three scans, end to end; see speed.py.
     speed_ratio: that over the autoencoder's on the same data, scanned in turns; None without one.
+    guard_capture, guard_pca_capture: of defects planted on calibration images, at the shipped
+        threshold and at PCA-64's for the same promise; guard_refused: whether `inspect-ai build`
+        would have refused the bundle without --force.
     model_bytes: the ONNX file; weights: numbers that were fitted by descent.
     """
 
@@ -95,6 +98,9 @@ class Row(Settings, extra="ignore"):
     build_seconds: float | None = None
     images_per_second: float | None = None
     speed_ratio: float | None = None
+    guard_capture: float | None = None
+    guard_pca_capture: float | None = None
+    guard_refused: bool | None = None
     model_bytes: int | None = None
     weights: int | None = None
     classes: tuple[ClassFigures, ...] = ()

@@ -41,6 +41,23 @@ class Parity(Settings):
     verdicts_flipped: Literal[0]  # a bundle with a flipped verdict is never written
 
 
+class Guarded(Settings):
+    """What the guard of build found on planted defects, and on the good images they lie on."""
+
+    images: int  # good images, each scored as it is and with defects
+    planted: int  # defects, one at a time: as many as images, or a multiple where they are few
+    chance: float  # share that a score which knows nothing would flag; the promised rate at most
+    capture: float  # share of the planted defects above the calibrated threshold, in [0, 1]
+    pca_capture: float  # the same of PCA, its own threshold set in the same way
+    auroc: float  # of planted against good, in [0, 1]
+    pca_auroc: float
+    psnr: float  # dB; how well the good images are redrawn
+    pca_psnr: float
+    pca_components: int  # 64, or as many as the images allow
+    doubts: tuple[str, ...] = ()  # why the model should not be used; empty: it passed
+    forced: bool = False  # exported in spite of them
+
+
 class Card(Settings):
     """What bundle.json says."""
 
@@ -64,6 +81,7 @@ class Card(Settings):
     thresholds_hash: str
     hashes: dict[str, str]  # file -> sha256
     parity: Parity
+    guard: Guarded | None = None  # None: not examined
     versions: dict[str, str]
     created_at: str
 

@@ -76,6 +76,9 @@ def _say(result: "ScanResult", bundle: "Bundle", listed: int) -> None:
     if late > 0:
         note = f"note: {late:,} image(s) came after this scan had begun and are not in it. "
         typer.echo(note + "Scan them into a new folder with --out.", err=True)
+    if bundle.card.guard and bundle.card.guard.forced:
+        doubts = " ".join(bundle.card.guard.doubts)
+        typer.echo(f"warning: this bundle was exported by force. {doubts}", err=True)
 
 
 def _track(result: "ScanResult", bundle: "Bundle", manifest: "Manifest") -> None:

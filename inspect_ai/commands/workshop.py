@@ -28,10 +28,14 @@ def build(
     device: Compute = Device.auto,
     dry_run: DryRun = False,
     track: Track = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Export a model that is worse than PCA too.")
+    ] = False,
 ) -> None:
-    """Train, calibrate and export one run file into a bundle."""
+    """Train, calibrate and export one run file into a bundle; refuse what PCA does better."""
     with workshop():
         from inspect_ai import build as steps
+        from inspect_ai import guard
         from inspect_ai import recipe as recipes
         from inspect_ai.bundle import bundle as bundles
         from inspect_ai.steps import is_finished
@@ -51,9 +55,11 @@ def build(
     # finished work is in MLflow already, and a bundle is registered once
     with tracked(f"build {manifest.spec.name}", track and not is_finished(out)) as log:
         log.settings({"run": str(run), **recipe.model_dump(mode="json")})
-        bundle = steps.build(recipe, manifest, out, log, torch_device(device.value))
+        bundle = steps.build(recipe, manifest, out, log, torch_device(device.value), force)
     card = bundles.read(bundle).card
     for line in train_figures(out / "checkpoint"):
+        typer.echo(line)
+    for line in guard.told(card.guard):
         typer.echo(line)
     typer.echo(f"threshold {card.image_threshold:.6g}. {card.promise}")
     typer.echo(f"bundle: {bundle}")

@@ -65,6 +65,7 @@ class Run(Settings, extra="ignore"):
     started_at: str = ""
     finished_at: str | None = None
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()  # of the guard, where the bundle was exported by force
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,15 @@ def test_started_again_nothing_is_measured(ran, monkeypatch):
     assert again.endswith(f"to try again remove {next(ran.folder.rglob('paint-s0.parquet'))}")
 
 
+def test_a_row_says_what_the_guard_found_and_is_measured_whatever_it_says(ran):
+    for name in ("wm811k-s0.parquet", "wm811k-on-mixedwm38-s0.parquet"):
+        told = row(ran, name)
+        assert told.guard_refused in (True, False)
+        assert 0 <= told.guard_pca_capture <= 1
+        assert 0 < told.guard_capture <= 1
+    assert row(ran, "paint-s0.parquet").guard_refused is None
+
+
 def test_a_row_that_was_lost_goes_on_from_the_work_that_stands(ran, monkeypatch):
     file = next(ran.folder.rglob("results/**/wm811k-s0.parquet"))
     before = results.read(file)

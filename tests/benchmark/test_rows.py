@@ -11,6 +11,7 @@ FULL = {"classes": [a_class("Scratch", 12)], "aupro": Figure(value=0.5, low=0.4,
 def test_a_row_is_read_back_as_it_was_kept(tmp_path):
     for row in (
         a_row(run="wm811k on mixedwm38", **FULL, train_seconds=3.0, weights=7),
+        a_row(guard_capture=0.61, guard_pca_capture=0.35, guard_refused=False),
         a_row(state="failed", error="Diverged: loss", auroc=None, capture_at_1=None, promised=None),
     ):
         assert results.read(results.write(tmp_path, row)) == row

@@ -187,3 +187,13 @@ def test_the_page_marks_losses_and_escapes_what_it_is_told(tmp_path):
     assert "&lt;script&gt;" in text
     assert "skipped &lt;b&gt;" in text
     assert "2 detectors, 0 above the best simple statistic, 1 below it" in text
+
+
+def test_a_detector_that_the_guard_refused_is_marked_so():
+    told = [cells([a_row(guard_refused=said)])[0]["detector"] for said in (True, False, None)]
+    assert told == ["a: refused by the guard", "a", "a"]
+
+
+def test_of_several_seeds_those_that_the_guard_refused_are_named():
+    rows = [a_row(seed=s, guard_refused=s > 0) for s in range(3)]
+    assert cells(rows)[0]["detector"].endswith("; refused by the guard for seed 1, 2")

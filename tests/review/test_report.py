@@ -254,6 +254,15 @@ def test_labels_that_came_later_are_taken_from_a_table(tmp_path):
         report.render(folder, labels=tmp_path / "wrong.csv")
 
 
+def test_says_first_that_a_detector_was_exported_by_force(tmp_path):
+    doubts = ["It catches 0 % of planted defects & <b>more</b>."]
+    page = report.render(write(tmp_path, scores(), doubts=doubts)).read_text(encoding="utf-8")
+    head = page.split("</header>")[0]
+    assert '<span class="chip alarm">exported by force</span>' in head
+    assert "exported by force. It catches 0 % of planted defects &amp; &lt;b&gt;more" in head
+    assert "by force" not in report.render(write(tmp_path, scores())).read_text(encoding="utf-8")
+
+
 def test_says_plainly_when_a_detector_is_worse_than_chance(tmp_path):
     table = scores()
     table["pred_score"] *= -1

@@ -17,6 +17,9 @@ def test_a_code_that_nothing_moves_is_doubted_with_what_to_do(told, word):
     assert word in doubt
 
 
-@pytest.mark.parametrize("told", [{}, {"active_units": 1.0}, {"codes_used": 2.0}, {"noise": 0.0}, {"sample_diversity": 0.4}])
+@pytest.mark.parametrize(
+    "told",
+    [{}, {"active_units": 1.0}, {"codes_used": 2.0}, {"noise": 0.0}, {"sample_diversity": 0.4}],
+)
 def test_a_code_in_use_is_not(told):
     assert doubts(told) == []
