@@ -4,10 +4,11 @@
 
 A checkpoint is what `inspect-ai build` leaves in OUT/checkpoint. Each rule that the model can feed
 is fitted on the held-out good images of the train lots. Without --test, rules are compared on odd
-images that were made: the simulator's patterns on good maps of the calibrate lots (choose.py), or
-dies of later lots of the simulated fab. No image of the test split is read; a run file's rule is
+images that were made: the simulator's patterns on good maps of the calibrate lots (choose.py),
+dies of later lots of the simulated fab, or good pictures of the calibrate split with the spots that
+the guard plants. No image of the test split is read; a run file's rule is
 chosen from this. With --test the same table on (some of) the test split is written to
-pipelines/results/likelihoods.md, for the record.
+pipelines/results/likelihoods.md (adversarial.md, of models without a likelihood), for the record.
 
 --regret adds the likelihood regret of a VAE: for each image the code is sought anew, so that it is
 no part of any graph, and only FEW images of either kind are scored.
@@ -23,88 +24,29 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from inspect_ai import metrics, train
+from inspect_ai import guard, metrics, train
 from inspect_ai.data import images
 from inspect_ai.data.manifest import Manifest
 from inspect_ai.data.simulate_dies import Die, DieSettings, dies
 from inspect_ai.data.specs import DataSpec
 from inspect_ai.errors import InspectError
 from inspect_ai.models.vae import VAE
+from inspect_ai.preprocess import Preprocess
 from inspect_ai.recipe import Recipe
 from inspect_ai.scores import Float32, Pixels
-from inspect_ai.scoring.likelihood import NEEDS
 from inspect_ai.scoring.rule import Rule, Seen
 from inspect_ai.train import Trained
 from inspect_ai.training.detector import Given, Single
 from pipelines.choose import Maps, pattern_maps
+from pipelines.rules import RULES
 
 Cells = dict[str, str]
-OUT = Path("pipelines/results/likelihoods.md")
+OUT = Path("pipelines/results")  # likelihoods.md, or adversarial.md of models without one
 FEW, STEPS, RATE = 200, 60, 0.05  # of the regret: images of either kind, and a descent
 REGRET = f"likelihood regret, offline, {FEW} images of either kind"
 MOST = 2000  # test images of either kind
 LATER = 500  # number of the first lot of simulated dies that nothing was trained on
-BOTH = {"sides": "both"}
-TOP, AREA = {"kind": "top", "share": 0.01}, {"kind": "top", "share": 0.005}
-LIKELY: dict[str, dict[str, object]] = {
-    kind: {"rule": "likelihood", "kind": kind} for kind in ("sum", "typicality", *NEEDS)
-}
-RULES: dict[str, dict[str, object]] = {
-    **LIKELY,
-    "thresholded": {"rule": "likelihood", "kind": "thresholded"},
-    "sum, both sides": {"rule": "likelihood", **BOTH},
-    "standardised, both sides": {**LIKELY["standardised"], **BOTH},
-    "ratio, low side": {**LIKELY["ratio"], "sides": "low"},
-    "ratio, both sides": {**LIKELY["ratio"], **BOTH},
-    "corrected": {"rule": "likelihood", "kind": "corrected"},
-    "corrected, both sides": {"rule": "likelihood", "kind": "corrected", **BOTH},
-    "corrected by differences": {"rule": "likelihood", "kind": "corrected", "coder": "differences"},
-    "conditioned on the level": {"rule": "likelihood", "kind": "conditioned"},
-    "conditioned on the level, both sides": {"rule": "likelihood", "kind": "conditioned", **BOTH},
-    "conditioned on complexity, both sides": {
-        "rule": "likelihood",
-        "kind": "conditioned",
-        "alike": "complexity",
-        "coder": "differences",
-        **BOTH,
-    },
-    "surprise of the oddest cells": {"rule": "likelihood", "pooling": TOP},
-    "surprise of the oddest areas": {"rule": "likelihood", "pooling": AREA, "blur": 2.0},
-    "standardised, oddest cells": {**LIKELY["standardised"], "pooling": TOP},
-    "standardised, oddest areas": {**LIKELY["standardised"], "pooling": AREA, "blur": 2.0},
-    "slope, oddest areas": {**LIKELY["slope"], "pooling": AREA, "blur": 2.0},
-    "surprise of the oddest area": {"rule": "likelihood", "pooling": {"kind": "max"}, "blur": 2.0},
-    "l2": {"rule": "l2", "blur": 1.0},
-    "l2, wider": {"rule": "l2", "blur": 2.0},
-    "variance": {"rule": "variance", "blur": 2.0},
-    "ssim": {"rule": "ssim", "blur": 1.0},
-    "gradient": {"rule": "gradient", "blur": 1.0},
-    "structure": {"rule": "density", "statistics": ["moran", "walks_4", "walks_12"]},
-    "structure and clusters": {
-        "rule": "density",
-        "statistics": ["moran", "walks_4", "walks_12", "largest_cluster"],
-    },
-    "gain and walks": {"rule": "density", "statistics": ["gain", "walks_4", "walks_12"]},
-    "structure and gain": {
-        "rule": "density",
-        "statistics": ["moran", "walks_4", "walks_12", "gain"],
-    },
-    "several, Gaussian": {
-        "rule": "density",
-        "statistics": ["surprise", "entropy", "moran", "walks_4", "walks_12"],
-        "density": "gaussian",
-    },
-    "ratio, entropy and surprise, Gaussian": {
-        "rule": "density",
-        "statistics": ["ratio", "entropy", "surprise"],
-        "density": "gaussian",
-    },
-    "surprise, roughness and l2, Gaussian": {
-        "rule": "density",
-        "statistics": ["surprise", "roughness", "l2", "largest"],
-        "density": "gaussian",
-    },
-}
+SPOTS = 3  # planted on each good picture, one of a kind, in copies of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +69,9 @@ def main(folders: list[Path], on_test: bool, regret: bool) -> None:
     parts = [_table(f"**{data}**, {where}", models) for data, models in tables.items()]
     print("\n".join(parts), end="")
     if on_test:
-        OUT.write_text("\n".join(parts), encoding="utf-8")
+        likely = any("sum" in cells for models in tables.values() for cells in models.values())
+        name = "likelihoods.md" if likely else "adversarial.md"
+        (OUT / name).write_text("\n".join(parts), encoding="utf-8")
 
 
 def _table(head: str, models: dict[str, Cells]) -> str:
@@ -149,13 +93,13 @@ def _cells(
     _, held = train.hold_out(manifest.good("train"), made)
     _fit(looks, train.given(made, held, manifest))
     source = _tested if on_test else _made
-    found = [_scored(looks, batches) for batches in source(made, manifest)]
+    found = [_scored(looks, batches) for batches in source(trained, manifest)]
     for name in looks:
         good, bad = (scores[name] for scores in found)
         capture = float((bad > metrics.threshold_at(good, 0.01)).mean())
         yield name, f"{metrics.auroc(good, bad):.3f} / {capture:.3f}"
     if regret and isinstance(detector.model, VAE):
-        few = [_regrets(detector, batches) for batches in source(made, manifest)]
+        few = [_regrets(detector, batches) for batches in source(trained, manifest)]
         yield REGRET, f"{metrics.auroc(*few):.3f}"
 
 
@@ -211,16 +155,17 @@ def _regrets(detector: Single, batches: Iterable[Given]) -> Float32:
     return np.asarray(torch.cat(found)[:FEW].numpy())
 
 
-def _tested(made: Recipe, manifest: Manifest) -> list[Iterator[Given]]:
+def _tested(trained: Trained, manifest: Manifest) -> list[Iterator[Given]]:
     """Good and bad images of the test split, at most MOST of either, drawn by a seed."""
     table = manifest.part("test").table
     kinds = [table[table["gt_label"] == label] for label in (0, 1)]
     drawn = [rows.sample(min(len(rows), MOST), random_state=0).sort_index() for rows in kinds]
-    return [train.given(made, rows, manifest) for rows in drawn]
+    return [train.given(trained.recipe, rows, manifest) for rows in drawn]
 
 
-def _made(made: Recipe, manifest: Manifest) -> list[Iterator[Given]]:
+def _made(trained: Trained, manifest: Manifest) -> list[Iterator[Given]]:
     """Good images that nothing was fitted on, and odd ones that were made."""
+    made = trained.recipe
     if manifest.spec.image.kind == "wafer_map":
         if made.condition:
             raise SystemExit("Maps with planted patterns have no product. Pass --test.")
@@ -228,13 +173,23 @@ def _made(made: Recipe, manifest: Manifest) -> list[Iterator[Given]]:
         return [_maps(usual), _maps([m for maps in odd.values() for m in maps])]
     settings = manifest.spec.simulate
     if not isinstance(settings, DieSettings):
-        raise SystemExit(
-            f"No odd images are made for {manifest.spec.name}; choose on simulated dies."
-        )
+        return _spotted(trained, manifest)
     later = settings.model_copy(update={"first_lot": LATER, "lots": 6, "defect_share": 0.5})
     drawn = list(dies(later))
     good, bad = ([d for d in drawn if (d.label == "good") == wanted] for wanted in (True, False))
     return [_dies(made, good), _dies(made, bad)]
+
+
+def _spotted(trained: Trained, manifest: Manifest) -> list[Iterator[Given]]:
+    """Good pictures of the calibrate split, and the same with spots as the guard plants them."""
+    view = next(p for p in trained.detector.modules() if isinstance(p, Preprocess))
+    rows, region = manifest.good("calibrate"), np.asarray(view.region.numpy())
+    usual, odd = list[Given](), list[Given]()
+    for turn in range(SPOTS):
+        for good, bad, places in guard.pairs(trained, rows, manifest, region, turn):
+            usual += [(good, places)] * (turn == 0)
+            odd.append((bad, places))
+    return [iter(usual), iter(odd)]
 
 
 def _maps(maps: Maps) -> Iterator[Given]:
