@@ -34,10 +34,10 @@ def telling(
     """Figures of the fitted model on a few of good images that no weight has seen, and pictures.
 
     Args:
-        rows: of the manifest; the first FEW are taken.
+        rows: of the manifest; FEW of them are taken, in no order: neighbours are not alike.
         pictures: folder for the model's sheets.
     """
-    rows = rows[:FEW]
+    rows = rows.sample(frac=1, random_state=0)[:FEW]
     # pictures come by their shapes and become one grid, maps come on one canvas
     seen = [detector.seen_by_model(torch.from_numpy(p)) for p in feed.raw(rows, manifest, FEW)]
     images, places = torch.cat(seen), recipe.places(rows)

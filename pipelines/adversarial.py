@@ -6,14 +6,14 @@ trains a run file N times (10 by default) for at most S seconds (60), each with 
 and calibrates and examines each as a build does (nothing is exported). A run that the watch or the
 loop stops is a row that says why. Of a run that ends: the critic's last win rate, the diversity of
 samples against that of good images, and what the guard found: planted defects caught at the
-threshold, their AUROC, and PCA's. No test image is read. Written to pipelines/results/stability.md.
+threshold, their AUROC, and PCA's. No test image is read. Written to pipelines/results/stability_RUN.md.
 
     python -m pipelines.adversarial search CHECKPOINT [--few N]
 
 holds an encoder against AnoGAN's search for the code (adversarial/search.py), from random starts
 and from where the encoder ends, on N good images of split `calibrate` (64) and the same with a
 planted defect: AUROC of AnoGAN's own loss, the residual, and seconds an image. Written to
-pipelines/results/search.md.
+pipelines/results/search_DATA_MODEL.md.
 """
 
 import sys
@@ -61,7 +61,7 @@ def stability(run: Path, runs: int, seconds: float) -> None:
     for seed in range(runs):
         lines.append(_row(asked.seeded(seed, seconds), manifest, OUT / f"{run.stem}-s{seed}"))
         print(lines[-1], flush=True)
-    (RESULTS / "stability.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (RESULTS / f"stability_{run.stem}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _row(asked: Recipe, manifest: Manifest, out: Path) -> str:
@@ -111,7 +111,8 @@ def against_search(checkpoint: Path, few: int) -> None:
     for name, way in _ways(detector.model, images, condition).items():
         lines.append(_compared(name, way, images))
         print(lines[-1], flush=True)
-    (RESULTS / "search.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    name = f"search_{manifest.spec.name}_{made.model['name']}.md"
+    (RESULTS / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 Way = Callable[[], tuple[Tensor, Tensor]]  # to what is drawn (N, C, h, w), and losses (N,)
@@ -160,7 +161,9 @@ def _compared(name: str, way: Way, images: Tensor) -> str:
     drawn, loss = way()
     seconds = (time.monotonic() - began) / len(images)
     x, w = images[:, :-1], images[:, -1:]
-    gap = ((x - drawn).square() * w).sum((1, 2, 3)) / w.sum((1, 2, 3)).clamp(min=1e-6)
+    gap = ((x - drawn).square() * w).sum((1, 2, 3)) / (w.sum((1, 2, 3)) * x.shape[1]).clamp(
+        min=1e-6
+    )
     half = len(images) // 2
     cells = [
         f"{metrics.auroc(part[:half].numpy(), part[half:].numpy()):.3f}" for part in (loss, gap)

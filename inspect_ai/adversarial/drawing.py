@@ -7,6 +7,7 @@ a score.
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from typing_extensions import override
 
 from inspect_ai.adversarial.game import psnr, with_coverage
@@ -22,6 +23,7 @@ SHOWN = (4, 8)  # rows and columns of a sheet of samples
 class Drawing(Model):
     """A model with a generator."""
 
+    stage: Stage | None = None  # that a growing generator is in; None: full resolution
     coverage: Tensor
     places: Tensor
 
@@ -51,11 +53,17 @@ class Drawing(Model):
     @override
     @torch.no_grad()
     def sample(self, like: Tensor, seed: int, condition: Tensor | None = None) -> Tensor:
-        mode = self.generator.training
+        return self._sampled(like, seed, condition, None)
+
+    def _sampled(
+        self, like: Tensor, seed: int, condition: Tensor | None, stage: Stage | None
+    ) -> Tensor:
+        training = self.generator.training
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            drawn = self.draw(like, condition) if mode else self._fresh(like, condition)
-        return drawn * (like[:, -1:] > 0)
+            drawn = self.draw(like, condition, stage) if training else self._fresh(like, condition)
+        whole = F.interpolate(drawn, like.shape[2:], mode="nearest")  # of a coarse stage
+        return whole * (like[:, -1:] > 0)
 
     def _fresh(self, like: Tensor, condition: Tensor | None) -> Tensor:
         self.generator.train()
@@ -66,7 +74,7 @@ class Drawing(Model):
     @override
     def glimpse(self) -> Tensor | None:
         like = with_coverage(self.coverage, self.coverage)
-        drawn = self.sample(like, 0, self.places if self.classes else None)
+        drawn = self._sampled(like, 0, self.places if self.classes else None, self.stage)
         return torch.stack(torch.split(drawn, SHOWN[1]))
 
     @override

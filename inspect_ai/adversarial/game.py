@@ -23,7 +23,7 @@ Shapes: N images, C channels, h, w cells, F features at h', w'.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -44,6 +44,7 @@ from inspect_ai.adversarial.watch import Watch
 from inspect_ai.settings import Settings
 from inspect_ai.training.descent import Player
 
+Share = Annotated[float, Field(ge=0, lt=1)]
 Judge = Callable[[Tensor], Tensor]  # (N, C + 1, h, w) images to (N,) logits
 
 
@@ -58,7 +59,7 @@ class Game(Settings):
     critic_rate: float = Field(default=1.0, gt=0)  # times the learning rate
     generator_rate: float = Field(default=0.5, gt=0)
     critic_turns: int = Field(default=1, ge=1, le=10)
-    momentum: tuple[float, float] = (0.0, 0.99)  # Adam's betas, of both
+    momentum: tuple[Share, Share] = (0.0, 0.99)  # Adam's betas, of both
     augment: tuple[Augment, ...] = ()  # for small sets
 
     def critic(self, module: "Rival") -> Player:

@@ -1,10 +1,10 @@
 """f-AnoGAN: a generator that only draws good images, and an encoder that looks for each image.
 
 First a game: a generator G of codes z ~ N(0, I) against a critic D (adversarial/game.py has the
-objectives, penalties and rates; the paper's are "wasserstein" with penalty "gradient", weight 10
-and five turns). Then both stay as they are, at the running means of their weights, and an encoder
-E learns to find the code from which G redraws a good image, for the eye and for the critic's
-features f ("izi_f"):
+objectives, penalties and rates; the paper's are "wasserstein" with penalty "gradient", weight 10,
+penalty_every 1 and five turns). Then both stay as they are, at the running means of their weights,
+and an encoder E learns to find the code from which G redraws a good image, for the eye and for the
+critic's features f ("izi_f"):
 
     L(E) = mean (x - x')^2 + kappa mean (f(x) - f(x'))^2,    x' = G(E(x))
 
@@ -91,6 +91,7 @@ class FAnoGAN(Drawing):
             "encoder": Player(self.encoder, span=(end, 1.0)),
         }
         descend(players, self.loss, batches, run)
+        self.stage = None
         return self
 
     @override
@@ -114,6 +115,7 @@ class FAnoGAN(Drawing):
     def loss(self, player: str, batch: Batch) -> Tensor:
         """What a player lowers."""
         if player == "encoder":
+            self.stage = None
             return self.encoder_loss(batch.images, batch.condition)
         judge, stage, real = self._stage(batch)
         fake = with_coverage(self.draw(real, batch.condition, stage), real[:, -1:])
@@ -143,6 +145,7 @@ class FAnoGAN(Drawing):
         if self.config.generator not in GROWN:
             return partial(self._judged, batch.condition, None), None, batch.images
         stage = growth.stage(batch.course / self.config.encode_from, self.config.depth)
+        self.stage = stage
         real = growth.as_of(stage, batch.images, self.config.depth)
         return partial(self._judged, batch.condition, stage), stage, real
 

@@ -75,6 +75,11 @@ class Config(Settings):
     def _learns_something(self) -> Self:
         if not (self.adversarial or self.context or self.encode):
             raise ValueError("all weights are 0; give one of adversarial, context, encode")
+        if self.reread == "second" and (self.variant == "skip" or not self.encode):
+            raise ValueError(
+                'reread = "second" needs variant = "plain" and encode above 0, from which alone '
+                'the second encoder learns; give them, or reread = "first"'
+            )
         return self
 
     @property

@@ -90,7 +90,7 @@ class Adversarial(Rule):
         shown = residual * (self.config.residual if self.placed else 1.0)
         if self.config.features:
             count = w.sum((1, 2, 3))[:, None, None]
-            shown = shown + self.config.features * count * said(seen.features) * w[:, 0]
+            shown = shown + self.config.features * count * said(seen.features) * (w[:, 0] > 0)
         if self.config.blur > 0:
             shown = (local_mean(shown[:, None], w, self.blur) * w)[:, 0]
         return shown

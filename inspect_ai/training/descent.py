@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from inspect_ai.errors import Diverged
+from inspect_ai.errors import BadSettings, Diverged
 from inspect_ai.scores import Float32
 from inspect_ai.training.budget import Budget
 from inspect_ai.training.checkpoint import Checkpoints
@@ -97,6 +97,7 @@ def descend(
 
     Raises:
         Diverged: a loss is not finite; names the step and the player.
+        BadSettings: the budget ends before a player's span begins.
     """
     state = _State(players, run.budget)
     first = state.restore(run.checkpoints)
@@ -106,7 +107,8 @@ def descend(
         spent = state.seconds / (run.budget.seconds or math.inf)
         if spent >= 1 and step:
             break
-        state.place = max(step, spent * run.budget.steps)  # in the course of the learning rate
+        # in the course of the learning rate, which the first step of a tiny budget does not end
+        state.place = min(max(step, spent * run.budget.steps), run.budget.steps - 1e-6)
         torch.manual_seed(run.budget.seed * 1_000_003 + step)  # noise depends on the step alone
         losses = _step(state, loss, batches, step, run)
         run.report(step, losses)
@@ -194,7 +196,8 @@ class _State:
         """Players that move now; one whose span is over is left at its mean weights."""
         for name, player in self.players.items():
             if player.span[1] <= course and name not in self.settled:
-                self.modules[name].load_state_dict(self.means[name])
+                # still: a buffer that moves when it is looked through must not move any more
+                self.modules[name].eval().load_state_dict(self.means[name])
                 self.settled.add(name)
         spans = {name: player.span for name, player in self.players.items()}
         return [name for name, (start, end) in spans.items() if start <= course < end]
@@ -228,7 +231,14 @@ class _State:
 
     def keep_means(self) -> None:
         for name, module in self.modules.items():
+            if not self.moved[name]:
+                raise BadSettings(
+                    f"'{name}' had none of {self.budget.steps} step(s) to learn in, and needs one. "
+                    "Raise [budget] steps or seconds."
+                )
             module.load_state_dict(self.means[name])
+            if name in self.settled:
+                module.train()
             for weight in self.trained[name]:
                 weight.requires_grad_(True)
 

@@ -22,13 +22,18 @@ class History:
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
             with suppress(ValueError):  # a line that a kill cut short
                 row = json.loads(line)
-                self.rows[row["step"]] = row
+                self._keep(row["step"], row)
 
     def add(self, step: int, losses: Mapping[str, float]) -> None:
-        """Writes down the losses of a step."""
-        self.rows[step] = {"step": step, **losses}
+        """Writes down the losses of a step; later ones are of a run that was killed, and go."""
+        self._keep(step, {"step": step, **losses})
         with self.path.open("a", encoding="utf-8") as file:
             file.write("\n" + json.dumps(self.rows[step]))
+
+    def _keep(self, step: int, row: dict[str, float]) -> None:
+        while self.rows and next(reversed(self.rows)) >= step:
+            self.rows.popitem()
+        self.rows[step] = row
 
     def draw(self, out: Path) -> None:
         """As a table and a picture, in place of the lines; a model may have nothing to tell."""

@@ -75,7 +75,14 @@ def test_two_time_scales_go_to_the_players():
 
 
 @pytest.mark.parametrize(
-    "fields", [{"critic_turns": 0}, {"weight": -1}, {"penalty_every": 0}, {"objective": "rivalry"}]
+    "fields",
+    [
+        {"momentum": (1.5, 0.9)},
+        {"critic_turns": 0},
+        {"weight": -1},
+        {"penalty_every": 0},
+        {"objective": "rivalry"},
+    ],
 )
 def test_impossible_rules_are_refused(fields):
     with pytest.raises(BadSettings, match="1 mistake"):

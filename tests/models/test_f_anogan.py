@@ -6,6 +6,7 @@ from inspect_ai.adversarial import growth
 from inspect_ai.errors import BadSettings, Collapsed
 from inspect_ai.models.f_anogan import Config
 from inspect_ai.training.budget import Budget
+from inspect_ai.training.checkpoint import Checkpoints
 from inspect_ai.training.descent import Batch, Run
 
 SMALL = {"width": 4, "depth": 2, "latent": 4}
@@ -89,6 +90,56 @@ def test_a_growing_game_is_played_on_coarse_images_first(kind):
         made.loss("critic", Batch(images(), None, course))
     assert sides == [(4, 4), (8, 8), (16, 16), (16, 16)]
     assert growth.stage(0.49 / 0.5, 2) == growth.Stage(2, 1.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("penalty", ["r1", "gradient"])
+def test_what_is_not_covered_has_no_say_in_any_loss(kind, penalty):
+    game = {"penalty": penalty, "penalty_every": 1, "augment": ("shift", "cutout", "flip")}
+    images_, junk = images(6), images(6, seed=9)
+    images_[:, 1:, :7] = 0
+    other = images_.clone()
+    other[:, :1, :7] = junk[:, :1, :7]
+    for player, course in (("critic", 0.1), ("generator", 0.2), ("encoder", 0.9)):
+        found = []
+        for batch in (images_, other):
+            made = model(generator=kind, game=game)
+            torch.manual_seed(1)
+            found.append(made.loss(player, Batch(batch, None, course)))
+        assert torch.allclose(found[0], found[1], rtol=1e-5)
+
+
+def test_a_look_at_a_growing_game_shows_the_stage_it_is_in():
+    made = model(generator="progressive", encode_from=0.5)
+    made.loss("generator", Batch(images(), None, 0.0))
+    blocks = made.glimpse().unflatten(-1, (4, 4)).unflatten(-3, (4, 4))
+    assert (blocks == blocks[..., :1, :, :1]).all()  # 4 x 4 cells, each drawn as one
+    assert made.sample(images(), 0).shape == (4, 1, 16, 16)
+
+
+@pytest.mark.parametrize("last", [8, 12, 17])
+def test_a_killed_game_resumes_to_the_very_same_weights(tmp_path, last):
+    """Also of spectral normalisation, whose buffers move whenever a critic looks in training."""
+
+    def trained(kept, stop=None):
+        def report(step, losses):
+            if step == stop:
+                raise KeyboardInterrupt
+
+        budget = Budget(steps=20, save_every=4, learning_rate=2e-3)
+        made = model(generator="style", game={"spectral": True, "penalty_every": 3})
+        return made.fit(Stripes(), Run(budget, report, kept)).state_dict()
+
+    kept = Checkpoints(tmp_path / "state")
+    with pytest.raises(KeyboardInterrupt):
+        trained(kept, last)
+    resumed, whole = trained(kept), trained(None)
+    assert all(torch.equal(resumed[key], value) for key, value in whole.items())
+
+
+def test_a_budget_without_a_step_for_the_encoder_is_refused():
+    with pytest.raises(BadSettings, match=r"'encoder' had none of 1 step.*Raise \[budget\] steps"):
+        fitted(model(), 1)
 
 
 def test_samples_are_those_of_the_seed_and_take_the_coverage():

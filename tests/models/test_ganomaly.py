@@ -236,3 +236,10 @@ def test_all_that_it_tells_is_exported_with_the_same_scores_for_any_batch_and_si
     parity.to_onnx(detector, pixels[:3], tmp_path / "model.onnx")
     larger = np.pad(pixels[:2], ((0, 0), (0, 0), (0, 9), (0, 5)))
     agree(detector, parity.scorer(tmp_path / "model.onnx"), (pixels[:50], pixels[:1], larger))
+
+
+@pytest.mark.parametrize("fields", [{"encode": 0}, {"variant": "skip"}])
+def test_a_second_encoder_that_nothing_teaches_is_refused(fields):
+    with pytest.raises(BadSettings, match='needs variant = "plain" and encode above 0'):
+        Config.checked({"reread": "second", **fields}, "a test")
+    Config.checked({"reread": "first", **fields}, "a test")

@@ -20,7 +20,7 @@ def image_and_seen(seed=0, n=3, covered=None):
     draw = torch.Generator().manual_seed(seed)
     x, expected = torch.rand(2, n, 2, 6, 8, generator=draw)
     w = torch.ones(n, 1, 6, 8) if covered is None else covered
-    features = torch.rand(n, 6, 8, generator=draw) * w[:, 0]
+    features = torch.rand(n, 6, 8, generator=draw) * (w[:, 0] > 0)
     codes, unreal = torch.randn(2, n, generator=draw)
     seen = Seen(expected, features=features, codes=codes.square(), unreal=unreal)
     return torch.cat([x, w], 1), seen
@@ -39,7 +39,8 @@ def test_the_score_is_the_weighted_sum_over_what_is_covered(a, b, c, d, norm, se
     if not max(a, b, c, d):
         return
     rng = np.random.default_rng(seed)
-    covered = torch.from_numpy((rng.random((3, 1, 6, 8)) < 0.7).astype(np.float32))
+    covered = rng.choice([0.0, 0.4, 1.0], (3, 1, 6, 8)).astype(np.float32)  # parts of a cell, too
+    covered = torch.from_numpy(covered)
     image, seen = image_and_seen(seed, covered=covered)
     score, _ = scored(image, seen, residual=a, features=b, codes=c, unreal=d, norm=norm)
     gap = (image[:, :-1] - seen.expected).abs()
