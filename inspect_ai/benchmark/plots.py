@@ -6,7 +6,7 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator
 
 from inspect_ai.benchmark.lines import Line, Section
-from inspect_ai.benchmark.plan import BASELINE
+from inspect_ai.benchmark.plan import ADVERSARIAL, BASELINE
 from inspect_ai.benchmark.rows import Figure
 from inspect_ai.benchmark.table import is_few
 from inspect_ai.review.canvas import (
@@ -24,6 +24,7 @@ from inspect_ai.review.canvas import (
 from inspect_ai.scores import Float64
 
 COLOURS = {"fusion": FLAG, "denoiser": BAD, "autoencoder": GOOD, BASELINE: YARD}
+MARKERS = {ADVERSARIAL: "D"}  # a diamond; other families are dots
 PANEL = np.array([720.0, 250.0])  # points, about
 DOT, LETTER = 0.008, (0.0064, 0.033)  # sizes as shares of the panel
 PLACES = (
@@ -90,7 +91,8 @@ def _dot(axes: Axes, line: Line, rate: float, capture: Figure) -> None:
     axes.plot([rate, rate], [low, high], color=colour, lw=1.4, alpha=0.45)
     names = axes.get_legend_handles_labels()[1]
     label = line.family if line.family not in names else None
-    axes.scatter([rate], [capture.value], color=colour, s=34, zorder=3, label=label)
+    marker = MARKERS.get(line.family, "o")
+    axes.scatter([rate], [capture.value], color=colour, s=34, zorder=3, label=label, marker=marker)
 
 
 def _named(axes: Axes, points: list[tuple[str, float, float]]) -> None:
