@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import wasserstein_distance
 
 from inspect_ai.scores import Float32, Float64
 
@@ -65,26 +66,14 @@ def figures(drawn: Maps, good: Maps) -> dict[str, float | None]:
     spread = all(p.sum() > 0 for p in profiles)
     morans = [m.moran[np.isfinite(m.moran)] for m in (drawn, good)]
     return {
-        "W1 of the fail share": wasserstein(drawn.share, good.share),
-        "W1 of the radial profile": wasserstein(middles, middles, *profiles) if spread else None,
+        "W1 of the fail share": wasserstein_distance(drawn.share, good.share),
+        "W1 of the radial profile": wasserstein_distance(middles, middles, *profiles)
+        if spread
+        else None,
         "difference of fail rate by ring": float(apart.mean()) if len(apart) else None,
-        "W1 of Moran's I": wasserstein(*morans) if all(map(len, morans)) else None,
+        "W1 of Moran's I": wasserstein_distance(*morans) if all(map(len, morans)) else None,
         "share of maps without a difference": float(np.isnan(drawn.moran).mean()),
     }
-
-
-def wasserstein(
-    one: Float64, other: Float64, weight: Float64 | None = None, counter: Float64 | None = None
-) -> float:
-    """W1 of two distributions of a number.
-
-    Args:
-        one, other: (N,) and (M,) values, in any order.
-        weight, counter: (N,) and (M,) how often each comes up; None: all as often.
-    """
-    edges = np.sort(np.concatenate([one, other]))
-    below = [_distribution(*of, edges[:-1]) for of in ((one, weight), (other, counter))]
-    return float((np.abs(below[0] - below[1]) * np.diff(edges)).sum())
 
 
 def moran(x: Float64, w: Float64) -> Float64:
@@ -119,12 +108,3 @@ def _place(covered: Float64) -> Float64:
     middle = np.arange(there.shape[1]) + 0.5 - first[:, None]
     place: Float64 = 2 * middle / length[:, None] - 1
     return place
-
-
-def _distribution(values: Float64, weight: Float64 | None, at: Float64) -> Float64:
-    """Share of the values that is no more than each of `at`."""
-    order = np.argsort(values)
-    mass = np.full(len(values), 1.0) if weight is None else weight[order]
-    total = np.concatenate([[0.0], np.cumsum(mass)])
-    found: Float64 = total[np.searchsorted(values[order], at, side="right")] / total[-1]
-    return found

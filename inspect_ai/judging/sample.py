@@ -30,7 +30,6 @@ from inspect_ai.judging.compare import (
     Figure,
     described,
     figures,
-    orientations,
 )
 from inspect_ai.judging.features import Net, OnnxNet, RandomConvolutions
 from inspect_ai.recipe import Recipe
@@ -170,8 +169,7 @@ def _views(source: Source, rows: pd.DataFrame) -> Iterator[Tensor]:
     for pixels in feed.raw(rows, source.manifest, BATCH, source.side):
         images = source.detector.seen_by_model(torch.from_numpy(pixels))
         if source.recipe.turn:
-            ways = np.random.default_rng([0, done]).integers(0, 8, len(images))
-            images = orientations(images)[torch.from_numpy(ways), torch.arange(len(images))]
+            images = feed.turned(images, np.random.default_rng([0, done]))
         done += len(images)
         yield images
 

@@ -64,7 +64,7 @@ class Batches:
         side = self._side(chosen)
         batch = np.stack([self.pool[i, :, :side, :side] for i in chosen])
         found = torch.from_numpy(batch).float()
-        return _turned(found, np.random.default_rng([self.seed, 1, step])) if self.turn else found
+        return turned(found, np.random.default_rng([self.seed, 1, step])) if self.turn else found
 
     def condition(self, step: int) -> Tensor | None:
         """(N,) conditions of the same images; None without any."""
@@ -106,15 +106,15 @@ class Batches:
         return np.concatenate([batches[i] for i in rng.permutation(len(batches))])
 
 
-def _turned(batch: Tensor, rng: np.random.Generator) -> Tensor:
+def turned(batch: Tensor, rng: np.random.Generator) -> Tensor:
     """Each image turned by a quarter turn or mirrored, one of eight ways."""
     ways = torch.from_numpy(rng.integers(0, 8, len(batch)))
-    turned = batch.clone()
+    made = batch.clone()
     for way in range(8):
         chosen = ways == way
         view = torch.rot90(batch[chosen], way % 4, (2, 3))
-        turned[chosen] = view.flip(3) if way >= 4 else view
-    return turned
+        made[chosen] = view.flip(3) if way >= 4 else view
+    return made
 
 
 def raw(table: pd.DataFrame, manifest: Manifest, size: int, square: int = 0) -> Iterator[Pixels]:
