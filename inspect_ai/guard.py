@@ -143,11 +143,10 @@ class _Tally:
     error: float = 0.0  # sum of w (x - expected)^2
     cells: float = 0.0  # sum of w
 
-    def add(self, good: Float32, bad: Float32, expected: Float32, image: Float32) -> None:
-        """Scores of images as they are and with a defect, and the (N, C + 1, ...) good images."""
+    def add(self, good: Float32, expected: Float32, image: Float32) -> None:
+        """Scores of good images, what is expected of them, and the (N, C + 1, ...) images."""
         x, w = image[:, :-1], image[:, -1:]
         self.good.append(good)
-        self.bad.append(bad)
         wrong = np.nan_to_num((x - expected) ** 2, nan=1.0, posinf=1.0)  # as wrong as can be
         self.error += float((w * wrong).sum(dtype=np.float64))
         self.cells += float(w.sum(dtype=np.float64)) * x.shape[1]
@@ -182,12 +181,15 @@ def compared(trained: Trained, promise: dict[str, Any], manifest: Manifest) -> G
     with progress.bar("plant defects") as bar:
         for turn in range(turns):
             for good, bad, condition in pairs(trained, chosen, manifest, region, turn):
-                said, odd = (trained.detector.score(p, condition) for p in (good, bad))
-                assert said.expected is not None, "a detector says what it expects"
-                image = np.asarray(rival.view.detail(torch.from_numpy(good)).numpy())
-                ours.add(said.pred_score, odd.pred_score, said.expected, image)
-                pca.add(rival.score(good), rival.score(bad), rival.expected(good), image)
-                bar(sum(map(len, ours.good)), turns * len(chosen))
+                ours.bad.append(trained.detector.score(bad, condition).pred_score)
+                pca.bad.append(rival.score(bad))
+                bar(sum(map(len, ours.bad)), turns * len(chosen))
+                if turn == 0:  # the good ones are the same in each
+                    said = trained.detector.score(good, condition)
+                    assert said.expected is not None, "a detector says what it expects"
+                    image = np.asarray(rival.view.detail(torch.from_numpy(good)).numpy())
+                    ours.add(said.pred_score, said.expected, image)
+                    pca.add(rival.score(good), rival.expected(good), image)
     caught, rival_caught = ours.caught(promise["image_threshold"]), pca.caught(theirs.threshold)
     figures = {
         "images": len(chosen),
