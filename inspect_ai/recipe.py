@@ -13,7 +13,14 @@ from inspect_ai.data.conditions import Condition, Places
 from inspect_ai.data.specs import DataSpec
 from inspect_ai.errors import BadSettings
 from inspect_ai.preprocess import View
-from inspect_ai.scoring import adversarial, denoising, density, likelihood, reconstruction
+from inspect_ai.scoring import (
+    adversarial,
+    denoising,
+    density,
+    diffusion,
+    likelihood,
+    reconstruction,
+)
 from inspect_ai.settings import Settings, toml
 from inspect_ai.training.budget import Budget
 
@@ -22,7 +29,8 @@ Score = Annotated[
     | density.Config
     | likelihood.Config
     | denoising.Config
-    | adversarial.Config,
+    | adversarial.Config
+    | diffusion.Config,
     Field(discriminator="rule"),
 ]
 Grid = tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=4)]]

@@ -4,6 +4,8 @@ from inspect_ai.scoring.likelihood import NEEDS
 
 BOTH = {"sides": "both"}
 TOP, AREA = {"kind": "top", "share": 0.01}, {"kind": "top", "share": 0.005}
+DENOISED: dict[str, object] = {"rule": "diffusion"}
+INVERTED: dict[str, object] = {"rule": "diffusion", "kind": "inversion"}
 LIKELY: dict[str, dict[str, object]] = {
     kind: {"rule": "likelihood", "kind": kind} for kind in ("sum", "typicality", *NEEDS)
 }
@@ -82,6 +84,46 @@ RULES: dict[str, dict[str, object]] = {
         "statistics": ["moran", "walks_4", "walks_12", "largest_cluster", "codes"],
     },
     "l2, oddest areas": {"rule": "l2", "blur": 2.0, "pooling": AREA},
+    "denoising error": DENOISED,
+    "denoising error, level that finds most": {**DENOISED, "over": "max"},
+    "denoising error of the oddest cells": {**DENOISED, "pooling": TOP},
+    "denoising error of the oddest areas": {**DENOISED, "pooling": AREA, "blur": 2.0},
+    "denoising error by cell": {**DENOISED, "per": "cell"},
+    "denoising error by cell, oddest areas": {
+        **DENOISED,
+        "per": "cell",
+        "pooling": AREA,
+        "blur": 2.0,
+    },
+    "score norm": {"rule": "diffusion", "kind": "pull"},
+    "score norm, oddest areas": {
+        "rule": "diffusion",
+        "kind": "pull",
+        "pooling": AREA,
+        "blur": 2.0,
+    },
+    "inversion": INVERTED,
+    "inversion, both sides": {**INVERTED, **BOTH},
+    "inversion, oddest areas": {**INVERTED, "pooling": AREA, "blur": 2.0},
+    "diffusion time": {"rule": "diffusion", "kind": "time"},
+    "denoising, l2 and ssim, Gaussian": {
+        "rule": "density",
+        "statistics": ["denoising", "l2", "ssim"],
+        "density": "gaussian",
+    },
+    "denoising, l2 and largest": {
+        "rule": "density",
+        "statistics": ["denoising", "l2", "largest"],
+    },
+    "denoising, pull, inversion and time, Gaussian": {
+        "rule": "density",
+        "statistics": ["denoising", "pull", "inversion", "time"],
+        "density": "gaussian",
+    },
+    "structure, clusters and denoising": {
+        "rule": "density",
+        "statistics": ["moran", "walks_4", "walks_12", "largest_cluster", "denoising"],
+    },
     "surprise, roughness and l2, Gaussian": {
         "rule": "density",
         "statistics": ["surprise", "roughness", "l2", "largest"],

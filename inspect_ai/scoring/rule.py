@@ -23,6 +23,12 @@ class Seen(NamedTuple):
     features: Tensor | None = None  # (N, H, W); sums to the distance of a critic's features
     codes: Tensor | None = None  # (N,); squared distance of two latent codes
     unreal: Tensor | None = None  # (N,); how little a critic takes it for a good image
+    errors: Tensor | None = None  # (N, K, H, W); squared error of the noise guessed at K levels
+    pull: Tensor | None = None  # (N, H, W); squared length of the score at the clean image
+    inverted: Tensor | None = (
+        None  # (N, H, W) nats; x_T^2 / 2 of the noise that an image comes from
+    )
+    time: Tensor | None = None  # (N,) in [0, 1]; how noisy it looks, as a share of the schedule
 
 
 class Rule(nn.Module):

@@ -29,8 +29,10 @@ single dies and a blob are both long. On any image, with image x and expectation
     entropy, roughness          nats of a simple coder, on grey levels or on differences
     gain                        entropy minus surprise: what the model knows beyond the levels
     features, codes, unreal     distance of a critic's features, of codes, minus its output
+    denoising                   log mean error of the guessed noise, averaged over levels
+    pull, inversion, time       of diffusion.py: mean squared score, mean nats, expected time
 
-All are on a log scale but fail_rate, unreal and those in nats, odds and deviations.
+All are on a log scale but fail_rate, unreal, time and those in nats, odds and deviations.
 
 Sources: Moran, "Notes on continuous stochastic phenomena", Biometrika 37, 1950. Pearson
 residuals: McCullagh and Nelder, "Generalized linear models", section 2.4. Walks of length k:
@@ -111,6 +113,11 @@ def _log(x: Tensor) -> Tensor:
     return (x * 1e4).log1p()  # an added constant would be optimised away in the exported graph
 
 
+def _log_of_any(x: Tensor) -> Tensor:
+    """Of numbers whose size depends on the noise: their logs differ by ratios, however small."""
+    return x.clamp(min=1e-12).log()
+
+
 def _cluster_mean(of: Evidence) -> Tensor:
     area = of.clusters.area
     return (area.sum((1, 2)) / of.fails.sum((1, 2, 3)).clamp(min=1)).log1p()
@@ -173,6 +180,10 @@ def _ratio(of: Evidence) -> Tensor:
     return _surprise(of) - said(of.seen.background).sum((1, 2))
 
 
+def _denoising(of: Evidence) -> Tensor:
+    return _log_of_any((said(of.seen.errors) * of.w).sum((2, 3)) / of.count[:, None]).mean(1)
+
+
 LAGS = ((0, 1), (1, 0), (1, 1), (1, -1))
 ON_MAPS: dict[str, Statistic] = {
     "fail_rate": lambda of: of.mean(of.fails),
@@ -205,6 +216,10 @@ ANYWHERE: dict[str, Statistic] = {
     "features": lambda of: _log(said(of.seen.features).sum((1, 2))),
     "codes": lambda of: _log(said(of.seen.codes)),
     "unreal": lambda of: said(of.seen.unreal),
+    "denoising": _denoising,
+    "pull": lambda of: _log_of_any(of.mean(said(of.seen.pull)[:, None])),
+    "inversion": lambda of: of.mean(said(of.seen.inverted)[:, None]),
+    "time": lambda of: said(of.seen.time),
 }
 STATISTICS = ON_MAPS | ANYWHERE
 NEEDS = {  # fields of Seen
@@ -214,7 +229,9 @@ NEEDS = {  # fields of Seen
     "kl": ("kl",),
     "standardised": ("surprise", "usual", "varied"),
     "ratio": ("surprise", "background"),
-    **{name: (name,) for name in ("features", "codes", "unreal")},
+    **{name: (name,) for name in ("features", "codes", "unreal", "pull", "time")},
+    "denoising": ("errors",),
+    "inversion": ("inverted",),
 }
 
 

@@ -22,7 +22,10 @@ from inspect_ai.scoring.rule import Rule, Seen
 from inspect_ai.training.descent import Drawn, Run
 
 # fields of Seen that are sums over cells: shared out
-IN_CELLS = ("surprise", "usual", "varied", "background", "slope", "features")
+IN_CELLS = (
+    *("surprise", "usual", "varied", "background", "slope", "features"),
+    *("errors", "pull", "inverted"),
+)
 Given = tuple[Pixels, Places | None]  # images of one shape and their conditions
 
 
@@ -226,7 +229,9 @@ class Single(Detector):
             return dies, self.model(dies, condition)
         seen: Seen = self.model(view(pixels), condition)
         moved = {
-            name: view.spread(cells[:, None], pixels, total=True)[:, 0]
+            name: view.spread(cells, pixels, total=True)
+            if name == "errors"
+            else view.spread(cells[:, None], pixels, total=True)[:, 0]
             for name in IN_CELLS
             if (cells := getattr(seen, name)) is not None
         }

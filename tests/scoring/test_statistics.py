@@ -31,7 +31,8 @@ def view(maps):
 def flat(image, rate=0.1):
     none, number = image[:, 0] * 0, image[:, 0, 0, 0] * 0
     said = (none, number, none, none, none, number, none, none, number, number)
-    return Seen(torch.full_like(image[:, :1], rate), *said)
+    noise = (torch.stack([none, none], 1), none, none, number)
+    return Seen(torch.full_like(image[:, :1], rate), *said, *noise)
 
 
 def statistic(name, image, seen=None):
@@ -184,9 +185,10 @@ def test_what_is_no_die_changes_no_statistic(name):
     off = image[:, 1:] == 0
     cells, number = expected[:, 0], expected[:, 0, 0, 0]
     said = (cells, number, cells / 2, cells, cells / 3, number, cells, cells, number, number)
-    wanted = statistic(name, image, Seen(expected, *said))
+    noise = (torch.stack([cells, cells / 2], 1), cells, cells, number)
+    wanted = statistic(name, image, Seen(expected, *said, *noise))
     fails = torch.where(off, junk, image[:, :1])
-    seen = Seen(torch.where(off, other, expected), *said)
+    seen = Seen(torch.where(off, other, expected), *said, *noise)
     found = statistic(name, torch.cat([fails, image[:, 1:]], 1), seen)
     assert torch.equal(found, wanted)
 
@@ -224,3 +226,25 @@ def test_distances_of_features_and_codes_are_told_on_a_log_scale_and_a_critic_as
     assert torch.allclose(statistic("features", image, seen), wanted)
     assert torch.allclose(statistic("codes", image, seen), (1e4 * number.abs()).log1p())
     assert torch.equal(statistic("unreal", image, seen), number)
+
+
+def test_what_a_model_of_noise_says_is_a_mean_over_what_is_covered():
+    image = view(np.array([[[1, 1, 0], [2, 0, 0]]], np.uint8))
+    cells = torch.tensor([[[1.0, 2.0, 50.0], [6.0, 50.0, 50.0]]])
+    errors, time = torch.stack([cells, cells * 1e-5], 1), torch.tensor([0.25])
+    seen = Seen(image[:, :1], errors=errors, pull=cells / 3, inverted=cells * 2, time=time)
+    wanted = {"denoising": np.log(3 * 3e-5) / 2, "pull": 0, "inversion": 6, "time": 0.25}
+    for name, number in wanted.items():
+        assert statistic(name, image, seen).item() == pytest.approx(number, abs=1e-5)
+
+
+def test_an_error_that_is_twice_as_large_counts_alike_at_each_level():
+    image = view(np.ones((1, 4, 4), np.uint8))
+    errors = torch.stack([torch.full((1, 4, 4), size) for size in (1.0, 1e-6)], 1)
+    sizes = [[1, 1], [2, 1], [1, 2]]
+    told = [
+        statistic("denoising", image, Seen(image[:, :1], errors=errors * times)).item()
+        for times in torch.tensor(sizes)[:, None, :, None, None]
+    ]
+    assert told[1] - told[0] == pytest.approx(np.log(2) / 2, abs=1e-5)
+    assert told[2] - told[0] == pytest.approx(np.log(2) / 2, abs=1e-5)
