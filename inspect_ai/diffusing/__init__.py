@@ -1,0 +1,1 @@
+"""Diffusion: one language of noise, networks that take it away, and what they tell of an image."""
