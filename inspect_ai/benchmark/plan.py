@@ -7,7 +7,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from inspect_ai.errors import BadSettings, InspectError, MissingData
 
 # rooms that touch no score: a change there leaves rows as they are
 OUTSIDE = {"commands", "review", "benchmark", "tracking", "cli", "demo", "progress"}
-BASELINE, LIKELIHOOD, ADVERSARIAL = "baseline", "likelihood", "adversarial"
+BASELINE, LIKELIHOOD, ADVERSARIAL, DIFFUSION = "baseline", "likelihood", "adversarial", "diffusion"
 SCAN = "scan"  # folder of a row's scores
 FAMILIES = {
     "wafer_statistics": BASELINE,
@@ -34,6 +34,8 @@ FAMILIES = {
     "f_anogan": ADVERSARIAL,
     "bigan": ADVERSARIAL,
     "ganomaly": ADVERSARIAL,
+    "diffusion": DIFFUSION,
+    "latent_diffusion": DIFFUSION,
 }
 # (data, run) -> data from elsewhere that its bundle is scanned on, all images
 TRANSFERS = {("wm811k", "wm811k"): "mixedwm38"}
@@ -93,6 +95,7 @@ class Entry:
         spec: None where `problem` says why the run file or its spec cannot be read.
         base: the entry whose bundle is scanned, where the row is of a transfer.
         members: of a fusion, names of run files.
+        stage: the name of its first stage's run file, where it has one.
     """
 
     run: str
@@ -105,6 +108,7 @@ class Entry:
     problem: str = ""
     base: "Entry | None" = None
     members: tuple[str, ...] = ()
+    stage: str = ""
 
     @property
     def family(self) -> str:
@@ -143,7 +147,8 @@ def family(model: str) -> str:
 def entries(runs: Path, asked: Profile) -> list[Entry]:
     """Every run file that the profile takes, by data set, baselines first; then the transfers.
 
-    A fusion comes after its members, whose training it then takes over.
+    A fusion comes after its members, and a model on codes after its first stage, whose training it
+    then takes over.
 
     Raises:
         MissingData: no such folder, or no run file in it.
@@ -164,9 +169,9 @@ def entries(runs: Path, asked: Profile) -> list[Entry]:
     return sorted(taken, key=_turn)
 
 
-def _turn(entry: Entry) -> tuple[bool, str, bool, bool, str]:
-    moved, fused = entry.base is not None, bool(entry.members)
-    return moved, entry.data, entry.family != BASELINE, fused, entry.run
+def _turn(entry: Entry) -> tuple[bool, str, bool, int, str]:
+    moved, later = entry.base is not None, 2 * bool(entry.members) + bool(entry.stage)
+    return moved, entry.data, entry.family != BASELINE, later, entry.run
 
 
 def more_seeds(first: int, count: int) -> list[int]:
@@ -201,7 +206,9 @@ def _entry(path: Path, code: str) -> Entry:
         return Entry(path.stem, path, spec_path.stem, None, model, seed, named, str(error))
     named = _sha(code, text, spec.hash())
     members = tuple(Path(str(name)).stem for name in fields.get("members", ()))
-    return Entry(path.stem, path, spec.name, spec, model, seed, named, members=members)
+    stage = Path(str(fields.get("first_stage", ""))).stem
+    begun = Entry(path.stem, path, spec.name, spec, model, seed, named)
+    return replace(begun, members=members, stage=stage)
 
 
 def _transfer(base: Entry) -> Entry | None:
@@ -227,9 +234,10 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def _text(path: Path, fields: Mapping[str, Any]) -> str:
-    """Content of a run file, comments aside, and of its members' beside it."""
-    members = [path.with_name(str(name)) for name in fields.get("members", ())]
-    inner = [_text(member, _toml(member)) for member in members]
+    """Content of a run file, comments aside, and of those it names beside it."""
+    names = [*fields.get("members", ()), fields.get("first_stage")]
+    beside = [path.with_name(str(name)) for name in names if name is not None]
+    inner = [_text(other, _toml(other)) for other in beside]
     return _sha(json.dumps(fields, sort_keys=True, default=str), *inner)
 
 

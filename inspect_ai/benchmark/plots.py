@@ -6,7 +6,7 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator
 
 from inspect_ai.benchmark.lines import Line, Section
-from inspect_ai.benchmark.plan import ADVERSARIAL, BASELINE
+from inspect_ai.benchmark.plan import ADVERSARIAL, BASELINE, DIFFUSION
 from inspect_ai.benchmark.rows import Figure
 from inspect_ai.benchmark.table import is_few
 from inspect_ai.review.canvas import (
@@ -24,7 +24,7 @@ from inspect_ai.review.canvas import (
 from inspect_ai.scores import Float64
 
 COLOURS = {"fusion": FLAG, "denoiser": BAD, "autoencoder": GOOD, BASELINE: YARD}
-MARKERS = {ADVERSARIAL: "D"}  # a diamond; other families are dots
+MARKERS = {ADVERSARIAL: "D", DIFFUSION: "s"}  # diamonds and squares; other families are dots
 PANEL = np.array([720.0, 250.0])  # points, about
 DOT, LETTER = 0.008, (0.0064, 0.033)  # sizes as shares of the panel
 PLACES = (

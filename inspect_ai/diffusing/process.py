@@ -1,0 +1,274 @@
+"""A diffusion process on images or on codes: schedule, network, training and drawing.
+
+x has deviation 1 over good images, one centre and scale a channel; what is not covered is 0 in x,
+in noise and in what a network gives. Per image, with time t drawn evenly (one draw for a batch,
+the others in equal steps from it),
+
+    loss = weight(t) * mean over covered numbers of |network(x_t, w, t / T) - target|^2
+
+A condition (product, layer) is dropped for a share of images, so that one network knows both
+p(x | c) and p(x); guidance g moves a draw from one past the other:
+
+    x_0 = x_0(none) + g (x_0(c) - x_0(none)),    g = 1 is the conditional network alone
+
+Sources: Ho, Jain, Abbeel, "Denoising diffusion probabilistic models", NeurIPS 2020, algorithm 1.
+Ho, Salimans, "Classifier-free diffusion guidance", 2022, equation 6. Kingma, Salimans, Poole, Ho,
+"Variational diffusion models", NeurIPS 2021, section 5.1 (times in equal steps).
+
+Shapes: N images, D channels, h, w cells; an image is x (N, D, h, w) and coverage w (N, 1, h, w).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from inspect_ai.diffusing.networks import Sizes, network
+from inspect_ai.diffusing.noise import antithetic, simplex
+from inspect_ai.diffusing.samplers import Denoise, draw, strided
+from inspect_ai.diffusing.schedules import Kind, Schedule, Target
+from inspect_ai.diffusing.timer import Timer
+from inspect_ai.settings import Settings
+from inspect_ai.training.descent import Batch, Drawn, Player, Run, descend
+
+TIMER = 16  # channels of the timer: it is to cost little beside the network
+MEASURED = 32  # times at which the network's error is measured, in even steps
+FLATTEST = 1e-3  # least deviation of a channel: a flat one would become all noise
+
+
+class Config(Settings):
+    """Schedule, network and what is looked at when an image is scored."""
+
+    schedule: Kind = "cosine"
+    steps: int = Field(default=1000, ge=2)  # T
+    target: Target = "v"  # what the network is asked for
+    gamma: float = Field(default=5.0, gt=0)  # of min-SNR
+    noise: Literal["gaussian", "simplex"] = "gaussian"
+    net: Sizes = Sizes()
+    bins: int = Field(default=10, ge=2)  # diffusion times that are told apart
+    levels: int = Field(default=4, ge=1)  # K, noise levels of the denoising error
+    draws: int = Field(default=1, ge=1)  # of noise at each level
+    lowest: float = Field(default=0.1, gt=0, le=1)  # first and last level, as shares of T
+    highest: float = Field(default=0.6, gt=0, le=1)
+    redraw: Literal["levels", "partial"] = "levels"  # what is expected: see the model
+    start: float = Field(default=0.25, gt=0, le=1)  # partial: where a redraw begins, share of T
+    calls: int = Field(default=5, ge=1)  # partial: of the network
+    still: float = Field(default=0.1, gt=0, le=1)  # score norm: told this share of T
+    inversion: int = Field(default=3, ge=1)  # calls
+    bound: int = Field(default=8, ge=2)  # calls
+    drop: float = Field(default=0.1, ge=0, lt=1)  # share of conditions left out in training
+    guidance: float = Field(default=1.0, ge=0)  # of samples
+    sampling: int = Field(default=50, ge=1)  # calls for a sample
+    eta: float = Field(default=1.0, ge=0, le=1)  # of samples: 1 is DDPM, 0 DDIM
+
+    @model_validator(mode="after")
+    def _fits_its_schedule(self) -> Self:
+        asked = {"levels": self.levels, "inversion": self.inversion, "bound": self.bound}
+        asked |= {"sampling": self.sampling}
+        for name, count in asked.items():
+            if count > self.steps:
+                raise ValueError(
+                    f"{name} = {count} is more than the schedule has: {self.steps} steps; use "
+                    f"{name} = {self.steps} or less, or more steps"
+                )
+        if self.calls > self.time(self.start):
+            raise ValueError(
+                f"calls = {self.calls} from start = {self.start:g}, which is step "
+                f"{self.time(self.start)} of {self.steps}; use calls = {self.time(self.start)} or "
+                "less, or a later start"
+            )
+        if self.lowest > self.highest:
+            raise ValueError(
+                f"lowest = {self.lowest:g} lies above highest = {self.highest:g}; swap them"
+            )
+        return self
+
+    def time(self, share: float) -> int:
+        """The time at a share of T, at least 1."""
+        return max(1, round(share * self.steps))
+
+    @property
+    def times(self) -> tuple[int, ...]:
+        """The K times of the denoising error, ascending."""
+        if self.levels == 1:
+            return (self.time((self.lowest + self.highest) / 2),)
+        step = (self.highest - self.lowest) / (self.levels - 1)
+        return tuple(self.time(self.lowest + k * step) for k in range(self.levels))
+
+
+class Image(NamedTuple):
+    """Standardised numbers, how much of each cell is covered, and what it is an image of."""
+
+    x: Tensor  # (N, D, h, w)
+    w: Tensor  # (N, 1, h, w) in [0, 1]
+    condition: Tensor | None  # (N,) int64
+
+    @property
+    def there(self) -> Tensor:
+        """1 where anything is covered, (N, 1, h, w)."""
+        return (self.w > 0).to(self.x)
+
+
+Images = Callable[[Tensor, Tensor | None], Image]  # (N, C + 1, h, w) and condition to an image
+
+
+class Process(nn.Module):
+    """See the module's docstring."""
+
+    centre: Tensor
+    scale: Tensor
+    misfits: Tensor
+
+    def __init__(self, config: Config, shape: tuple[int, int, int], classes: int = 0) -> None:
+        """For (D, h, w) numbers."""
+        super().__init__()
+        self.config, self.shape, self.classes = config, shape, classes
+        d, *grid = shape
+        self.schedule = Schedule(config.schedule, config.steps)
+        self.net = network(config.net, d + 1, d, (grid[0], grid[1]), classes)
+        self.timer = Timer(d + 1, TIMER, config.bins, (grid[0], grid[1]))
+        self.register_buffer("centre", torch.zeros(d, 1, 1))
+        self.register_buffer("scale", torch.ones(d, 1, 1))
+        self.register_buffer("misfits", torch.ones(MEASURED))
+
+    def standardise(self, x: Tensor, w: Tensor) -> None:
+        """Learns centre and scale of each channel from (M, D, h, w) good images."""
+        total = w.sum().clamp(min=1)
+        self.centre.copy_(((w * x).sum((0, 2, 3)) / total)[:, None, None])
+        spread = ((w * (x - self.centre).square()).sum((0, 2, 3)) / total).sqrt()
+        self.scale.copy_(spread.clamp(min=FLATTEST)[:, None, None])
+
+    def image(self, x: Tensor, w: Tensor, condition: Tensor | None) -> Image:
+        """Standardised, 0 where nothing is covered."""
+        return Image((x - self.centre) / self.scale * (w > 0), w, condition)
+
+    def raw(self, x: Tensor) -> Tensor:
+        """Standardised numbers as they were."""
+        return x * self.scale + self.centre
+
+    def fit(self, images: Images, batches: Drawn, run: Run) -> None:
+        """Trains network and timer; `images` makes x, w and condition of a batch."""
+
+        def loss(player: str, batch: Batch) -> Tensor:
+            with torch.no_grad():
+                image = images(batch.images, batch.condition)
+            return self.loss(image) if player == "network" else self.timing(image)
+
+        descend({"network": Player(self.net), "timer": Player(self.timer)}, loss, batches, run)
+
+    @torch.no_grad()
+    def measure(self, image: Image) -> None:
+        """Measures the mean squared error of x_0 along the schedule, on good images.
+
+        It is kept as a share of what is left of N(0, 1) numbers, 1 / (1 + SNR): that hardly moves.
+        """
+        numbers = (image.w.sum() * self.shape[0]).clamp(min=1)
+        noise = self.fixed(MEASURED, 4).to(image.x)
+        for place, eps in enumerate(noise):
+            t = 1 + place * (self.config.steps - 1) // (MEASURED - 1)
+            x_t = self.schedule.noised(image.x, eps * image.there, t)
+            apart = (image.x - self.denoised(image, x_t, t)).square()
+            share = (image.w * apart).sum() / numbers * (1 + self.schedule.snr(t))
+            self.misfits[place] = share.clamp(min=FLATTEST)
+
+    def misfit(self, times: Sequence[int]) -> Tensor:
+        """The mean squared error of x_0 (K,) at times, between those that were measured."""
+        place = (torch.tensor(times, device=self.scale.device) - 1) * (MEASURED - 1)
+        place = place / (self.config.steps - 1)
+        low = place.long().clamp(max=MEASURED - 2)
+        share = torch.lerp(self.misfits[low], self.misfits[low + 1], place - low)
+        return share / (1 + self.schedule.snr(torch.tensor(times, device=self.scale.device)))
+
+    def loss(self, image: Image) -> Tensor:
+        """The network's, a scalar."""
+        t, eps = self._times(image.x), self.fresh(image.x) * image.there
+        x_t = self.schedule.noised(image.x, eps, t)
+        target = self.config.target
+        out = self._asked(image._replace(condition=self._dropped(image.condition)), x_t, t)
+        wanted = self.schedule.wanted(image.x, eps, t, target)
+        error = (image.w * (out - wanted).square()).sum((1, 2, 3))
+        numbers = (image.w.sum((1, 2, 3)) * self.shape[0]).clamp(min=1)
+        return (self.schedule.weight(t, target, self.config.gamma) * error / numbers).mean()
+
+    def timing(self, image: Image) -> Tensor:
+        """The timer's: cross-entropy of the time that x_t was made at."""
+        t, eps = self._times(image.x), self.fresh(image.x) * image.there
+        x_t = self.schedule.noised(image.x, eps, t)
+        logits = self.timer(torch.cat([x_t, image.w], 1))
+        return F.cross_entropy(logits, (t - 1) * self.config.bins // self.config.steps)
+
+    def denoised(self, image: Image, x_t: Tensor, t: int | Tensor) -> Tensor:
+        """The expected x_0 of (N, D, h, w) noisy ones, 0 where nothing is covered.
+
+        Args:
+            t: one time for all, or (N,).
+        """
+        out = self._asked(image, x_t, t)
+        return self.schedule.x0(out, x_t, t, self.config.target) * image.there
+
+    def guided(self, image: Image, guidance: float) -> Denoise:
+        """x_0 as drawn images of a class are guided to it."""
+
+        def denoise(x_t: Tensor, t: int) -> Tensor:
+            told = self.denoised(image, x_t, t)
+            if image.condition is None or guidance == 1:
+                return told
+            untold = image._replace(condition=torch.full_like(image.condition, self.classes))
+            other = self.denoised(untold, x_t, t)
+            return other + guidance * (told - other)
+
+        return denoise
+
+    def draw(self, w: Tensor, seed: int, condition: Tensor | None, calls: int) -> Tensor:
+        """New raw numbers (N, D, h, w) where w (N, 1, h, w) covers; the same seed, the same."""
+        like = Image(torch.zeros(w.shape[0], *self.shape, device=w.device), w, condition)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+
+            def noise(x: Tensor) -> Tensor:
+                return self.fresh(x) * like.there
+
+            times = strided(self.config.steps, calls)
+            guided = self.guided(like, self.config.guidance)
+            x = draw(guided, self.schedule, noise(like.x), times, self.config.eta, noise)
+        return self.raw(x)
+
+    def fresh(self, x: Tensor) -> Tensor:
+        """New noise in the shape of x, by torch's global generator."""
+        if self.config.noise == "gaussian":
+            return torch.randn_like(x)
+        return simplex(x.shape[0], self.shape, octaves=self.octaves).to(x)
+
+    def fixed(self, count: int, seed: int) -> Tensor:
+        """Noise (count, D, h, w) that never changes, in pairs of opposite sign."""
+        if self.config.noise == "gaussian":
+            return antithetic(count, self.shape, seed)
+        seeded = torch.Generator().manual_seed(seed)
+        half = simplex((count + 1) // 2, self.shape, seeded, self.octaves)
+        return torch.stack([half, -half], 1).flatten(0, 1)[:count]
+
+    @property
+    def octaves(self) -> int:
+        """Of simplex noise, from a quarter of the longer side down to a period of two cells."""
+        return max(1, int(math.log2(max(self.shape[1:]) / 4)))
+
+    def _asked(self, image: Image, x_t: Tensor, t: int | Tensor) -> Tensor:
+        share = x_t.new_ones(x_t.shape[0]) * t / self.config.steps
+        out: Tensor = self.net(torch.cat([x_t, image.w], 1), share, image.condition)
+        return out
+
+    def _times(self, x: Tensor) -> Tensor:
+        """(N,) times in 1 .. T, in equal steps around the schedule from one that is drawn."""
+        steps = torch.arange(x.shape[0], device=x.device) / x.shape[0]
+        share = (torch.rand(1, device=x.device) + steps) % 1
+        return (share * self.config.steps).long().clamp(max=self.config.steps - 1) + 1
+
+    def _dropped(self, condition: Tensor | None) -> Tensor | None:
+        if condition is None:
+            return None
+        left_out = torch.rand(condition.shape, device=condition.device) < self.config.drop
+        return torch.where(left_out, self.classes, condition)

@@ -1,0 +1,169 @@
+"""What models with a diffusion process draw, and what they tell of themselves.
+
+Samples take a coverage, and of conditional models a class, from good images.
+
+Shapes: N images, C channels, H, W cells of an image; D numbers, h, w cells of what is diffused.
+"""
+
+import math
+from typing import Self
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from inspect_ai.diffusing.bound import bound
+from inspect_ai.diffusing.looks import Looks
+from inspect_ai.diffusing.process import Image, Process
+from inspect_ai.scoring.rule import Seen
+from inspect_ai.training.descent import Drawn, Run
+from inspect_ai.training.detector import Model
+
+SHOWN, QUICK = (2, 8), 10  # rows and columns of a sheet while training, and its network calls
+FIRST = 20  # batches that centre and scale are learnt from, at most
+FEW, CALLS = 32, 50  # images whose bound is told, and its network calls
+
+
+class Tale(Model):
+    """A model with a diffusion process; a model file says what is diffused."""
+
+    process: Process
+    looks: Looks
+    coverage: Tensor
+    places: Tensor
+
+    def __init__(self, process: Process, grid: tuple[int, int]) -> None:
+        """For images of (H, W) cells."""
+        super().__init__()
+        self.process, self.looks, self.classes = process, Looks(process), process.classes
+        count = SHOWN[0] * SHOWN[1]
+        self.register_buffer("coverage", torch.ones(count, 1, *grid))
+        self.register_buffer("places", torch.zeros(count, dtype=torch.int64))
+
+    def image(self, images: Tensor, condition: Tensor | None) -> Image:
+        """What is diffused of (N, C + 1, H, W) images."""
+        return self.process.image(*self.raw(images, condition), condition)
+
+    def shown(self, raw: Tensor, condition: Tensor | None) -> Tensor:
+        """Raw numbers (N, D, h, w) as an image (N, C, H, W) in [0, 1]."""
+        raise NotImplementedError
+
+    def raw(self, images: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Raw numbers (N, D, h, w) of images, and how much of each cell is covered."""
+        raise NotImplementedError
+
+    @override
+    def fit(self, batches: Drawn, run: Run) -> Self:
+        self._learn_scale(batches, run)
+        images, condition = batches.at(0), batches.condition(0)
+        turn = torch.arange(self.coverage.shape[0]) % images.shape[0]
+        self.coverage.copy_(images[turn, -1:])
+        if condition is not None:
+            self.places.copy_(condition[turn])
+        self.process.fit(self.image, batches, run)
+        kept = images.to(run.device), None if condition is None else condition.to(run.device)
+        self.eval()
+        self.process.measure(self.image(*kept))
+        return self
+
+    @override
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> Seen:
+        image, config, errors = self.image(images, condition), self.process.config, None
+        if config.redraw == "levels" or "errors" in self.wanted:
+            errors, x0 = self.looks.levels(image)
+        if config.redraw == "partial":
+            x0 = self.looks.partial(image)
+        asked = self.wanted.intersection(self.gives) - {"errors"}
+        more = {name: getattr(self.looks, name)(image) for name in sorted(asked)}
+        return Seen(self.shown(self.process.raw(x0), condition), errors=errors, **more)
+
+    @override
+    @torch.no_grad()
+    def sample(self, like: Tensor, seed: int, condition: Tensor | None = None) -> Tensor:
+        return self._sampled(like, seed, condition, self.process.config.sampling)
+
+    @override
+    def glimpse(self) -> Tensor | None:
+        like = torch.cat([self.coverage, self.coverage], 1)
+        told = self.places if self.classes else None
+        calls = min(QUICK, self.process.config.sampling)
+        return torch.stack(torch.split(self._sampled(like, 0, told, calls), SHOWN[1]))
+
+    @override
+    @torch.no_grad()
+    def told(self, images: Tensor, condition: Tensor | None) -> dict[str, float]:
+        image = self.image(images, condition)
+        errors, _ = self.looks.levels(image)
+        covered = image.there.sum().clamp(min=1)
+        each = errors.sum((0, 2, 3)) / covered
+        figures = {f"denoising_error_{k}": float(e) for k, e in enumerate(each)}
+        if "surprise" in self.gives:
+            few = Image(*(part[:FEW] if part is not None else None for part in image))  # type: ignore[arg-type]
+            figures |= self._bits(few)
+        return figures
+
+    @override
+    @torch.no_grad()
+    def pictures(self, images: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
+        """Samples; and good images above what is expected of them, level by level."""
+        images = images[: SHOWN[1]]
+        turn = torch.arange(SHOWN[0] * SHOWN[1]) % images.shape[0]
+        told = None if condition is None else condition[: SHOWN[1]]
+        drawn = self.sample(images[turn], 0, None if told is None else told[turn])
+        x, there = images[:, :-1], images[:, -1:] > 0
+        rows = [x, *self.levels(images, told)]
+        return {
+            "samples": torch.stack(torch.split(drawn, images.shape[0])),
+            "denoised": torch.stack([row * there for row in rows]),
+        }
+
+    def levels(self, images: Tensor, condition: Tensor | None) -> list[Tensor]:
+        """What is expected of images at each noise level, (N, C, H, W)."""
+        image, process = self.image(images, condition), self.process
+        noise = process.fixed(1, 0).to(image.x) * image.there
+        found = []
+        for t in process.config.times:
+            x_t = process.schedule.noised(image.x, noise, t)
+            found.append(self.shown(process.raw(process.denoised(image, x_t, t)), condition))
+        return found
+
+    def _sampled(self, like: Tensor, seed: int, told: Tensor | None, calls: int) -> Tensor:
+        _, w = self.raw(like * 0 + like[:, -1:], told)  # of the coverage alone
+        drawn = self.process.draw(w, seed, told, calls)
+        return self.shown(drawn, told) * (like[:, -1:] > 0)
+
+    def _learn_scale(self, batches: Drawn, run: Run) -> None:
+        few = min(FIRST, run.budget.steps)
+        found = []
+        with torch.no_grad():
+            for step in range(few):
+                images, told = batches.at(step), batches.condition(step)
+                to = run.device
+                found.append(self.raw(images.to(to), None if told is None else told.to(to)))
+        x, w = (torch.cat(part) for part in zip(*found, strict=True))
+        self.process.standardise(x, w)
+
+    def _bits(self, image: Image) -> dict[str, float]:
+        """The bound's parts in bits a number, of the process on raw numbers."""
+        process = self.process
+        times = process.schedule.even(min(CALLS, process.config.steps))
+        noise = process.fixed(len(times), 3).to(image.x)
+        redrawn = torch.stack(
+            [
+                process.denoised(image, process.schedule.noised(image.x, e * image.there, t), t)
+                for e, t in zip(noise, times, strict=True)
+            ],
+            1,
+        )
+        parts = bound(process.schedule, image.x, redrawn, times, process.misfit(times))
+        numbers = (image.w.sum() * process.shape[0]).clamp(min=1) * math.log(2)
+        found = {n: float((part * image.w).sum() / numbers) for n, part in parts._asdict().items()}
+        unit = float(process.scale.log2().mean()) + self.bits
+        return {f"{name}_bits_per_dim": nats for name, nats in found.items()} | {
+            "bound_bits_per_dim": sum(found.values()) + unit
+        }
+
+    @property
+    def bits(self) -> float:
+        """Bits of a number's unit: 8 where it is 1 / 256 of [0, 1]."""
+        return 8.0
