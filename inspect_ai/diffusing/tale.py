@@ -113,7 +113,7 @@ class Tale(Model):
         x, there = images[:, :-1], images[:, -1:] > 0
         rows = [x, *self.levels(images, told)]
         return {
-            "samples": torch.stack(torch.split(drawn, images.shape[0])),
+            "samples": torch.stack(torch.split(drawn, SHOWN[1])),
             "denoised": torch.stack([row * there for row in rows]),
         }
 

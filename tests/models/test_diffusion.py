@@ -117,3 +117,9 @@ def test_a_grid_that_the_network_cannot_halve_is_refused_with_what_would_fit():
     with pytest.raises(BadSettings, match=r"15 x 16 .* multiples of 4"):
         config.build(1, (15, 16))
     assert config.build(1, (12, 16)) is not None
+
+
+def test_sheets_of_few_good_images_are_whole():
+    made = built(sampling=2).pictures(images(3), None)
+    assert made["samples"].shape == (2, 8, 1, *GRID)
+    assert made["denoised"].shape == (5, 3, 1, *GRID)
