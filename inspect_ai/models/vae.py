@@ -12,6 +12,7 @@ over the first `warm_up` of the budget; KL_j is the batch's mean of latent numbe
 
     levels >= 2   a ladder: maps of latent numbers below the code (training/ladder.py)
     skip >= 1     narrow paths from encoder to decoder, whose noise is as strong as their signal
+    spatial       `latent` numbers for each cell of the coarsest features, not for the whole image
 
 The bound is scored with beta = 1, by `samples` draws whose noise is the same for all images and in
 pairs of opposite sign. A cell's share of it is its own -log p(x_i | z), weighted as the draws are;
@@ -22,9 +23,8 @@ Sources: Kingma, Welling, "Auto-encoding variational Bayes", ICLR 2014, section 
 Salakhutdinov, "Importance weighted autoencoders", ICLR 2016 (bound, active units). Higgins et al.,
 "beta-VAE", ICLR 2017. Rybkin, Daniilidis, Levine, "Simple and effective VAE training with
 calibrated decoders", ICML 2021 (s). Kingma et al., "Improved variational inference with inverse
-autoregressive flow", NIPS 2016 (free bits). Sonderby et al., NIPS 2016 (levels, warm-up).
-Zimmerer et al., "Unsupervised anomaly localization using variational auto-encoders", MICCAI 2019
-(slope). Xiao, Yan, Amit, "Likelihood regret", NeurIPS 2020.
+autoregressive flow", NIPS 2016 (free bits). Sonderby et al., NIPS 2016 (levels, warm-up). Slope:
+Zimmerer et al., "Unsupervised anomaly localization using variational auto-encoders", MICCAI 2019.
 
 Shapes: N images, C channels, h, w cells, Z latent numbers, K draws, M = N K.
 """
@@ -44,8 +44,9 @@ from inspect_ai.scoring.rule import Seen
 from inspect_ai.settings import Settings
 from inspect_ai.training import ladder
 from inspect_ai.training.blocks import require_halvings
+from inspect_ai.training.codes import regret, walks
 from inspect_ai.training.descent import Batch, Drawn, Run, descend
-from inspect_ai.training.detector import Model
+from inspect_ai.training.detector import Stage
 from inspect_ai.training.gaussian import Normal, Spread, kl
 from inspect_ai.training.vectors import ROUNDING
 
@@ -60,6 +61,7 @@ class Config(Settings):
     width: int = Field(default=16, ge=4)  # channels of the first layer; doubled at each halving
     depth: int = Field(default=3, ge=0, le=6)  # halvings; 0: a linear model
     latent: int = Field(default=8, ge=1)  # numbers of the code
+    spatial: bool = False  # a code for each cell of the coarsest features
     output: Literal["gaussian", "bernoulli"] = "gaussian"
     noise: Literal["optimal", "learned", "cells", "fixed"] = "optimal"  # gaussian: how s is found
     sigma: float = Field(default=0.1, gt=0)  # gaussian: s if fixed, and at the start; on [0, 1]
@@ -99,11 +101,12 @@ class Config(Settings):
             maps=self.skip or self.maps,
             narrow=self.skip > 0,
             classes=classes,
+            spatial=self.spatial,
         )
         return (VAE if sizes.rungs else Plain)(self, sizes)
 
 
-class VAE(Model):
+class VAE(Stage):
     """See the module's docstring."""
 
     gives: ClassVar[tuple[str, ...]] = ("surprise", "kl")
@@ -113,6 +116,7 @@ class VAE(Model):
         self.config, self.channels, self.classes = config, sizes.channels, sizes.classes
         self.linear = config.depth == 0 and config.output == "gaussian"
         self.net = ladder.Ladder(sizes)
+        self.latent = None if sizes.rungs else (*self.net.shapes[0], 1, 1)[:3]
         kind = config.noise if config.output == "gaussian" else "fixed"
         self.spread = Spread(kind, config.sigma, (sizes.channels, *sizes.grid))
         self.draws = ladder.Draws(self.net.shapes, config.samples)
@@ -199,24 +203,22 @@ class VAE(Model):
     ) -> Tensor:
         """How much the ELBO gains if the code may suit each image: (N,) nats, at least 0.
 
-        Mean and log-variance of q(z | x) descend, by Adam, from the encoder's; no weight moves.
-        Part of the gain is that they suit the draws: the less, the more `samples`. Not exported.
+        Part of the gain is that it suits the draws: the less, the more `samples`. Not exported.
         """
         with torch.no_grad():
-            estimates = self.net.bottom_up(ladder.shown(images), condition)
-            first = best = self.bound(images, estimates, condition, "elbo").sum((1, 2))
-        free = [part.clone().requires_grad_() for e in estimates for part in e]
-        adam = torch.optim.Adam(free, lr=rate)
-        for _ in range(steps + 1):
-            with torch.enable_grad():
-                pairs = [Normal(*pair) for pair in zip(free[::2], free[1::2], strict=True)]
-                found = self.bound(images, pairs, condition, "elbo").sum((1, 2))
-                slopes = torch.autograd.grad(found.sum(), free)
-            best = torch.minimum(best, found.detach())
-            for part, slope in zip(free, slopes, strict=True):
-                part.grad = slope
-            adam.step()
-        return first - best
+            start = self.net.bottom_up(ladder.shown(images), condition)
+        return regret(lambda q: self.bound(images, q, condition, "elbo"), start, steps, rate)
+
+    @override
+    def encode(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Means of q(z | x); a vector's is one cell."""
+        code = self.net.bottom_up(ladder.shown(images), condition)[0].mean
+        return code if self.config.spatial else code[:, :, None, None]
+
+    @override
+    def decode(self, z: Tensor, coverage: Tensor, condition: Tensor | None = None) -> Tensor:
+        code = z if self.config.spatial else z[:, :, 0, 0]
+        return self.mean(self.net.top_down(None, [code], condition)[0]).clamp(0, 1)
 
     @override
     @torch.no_grad()
@@ -265,11 +267,9 @@ class VAE(Model):
         The others, and the levels below the code, stay at the prior's mean.
         """
         estimates = self.net.bottom_up(ladder.shown(images), condition)
-        most = estimates[0].mean.var(0, correction=0).argsort(descending=True)[:6]
-        steps = torch.linspace(-3, 3, 7)
-        codes = F.one_hot(most, self.config.latent)[:, None] * steps[:, None]  # (R, 7, Z)
-        told = None if condition is None else condition[:1].expand(codes.shape[0] * 7)
-        noise = [codes.flatten(0, 1), *[None] * (len(estimates) - 1)]
+        codes = walks(estimates[0].mean).flatten(0, 1)
+        told = None if condition is None else condition[:1].expand(codes.shape[0])
+        noise = [codes, *[None] * (len(estimates) - 1)]
         logits, _ = self.net.top_down(None, noise, told)
         return torch.stack(torch.split(self.mean(logits).clamp(0, 1), 7))
 

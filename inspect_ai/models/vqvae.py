@@ -45,7 +45,7 @@ from inspect_ai.settings import Settings
 from inspect_ai.training.blocks import Up, down, require_halvings
 from inspect_ai.training.codebook import Codebook, perplexity, straight_through
 from inspect_ai.training.descent import Batch, Drawn, Run, descend
-from inspect_ai.training.detector import Model
+from inspect_ai.training.detector import Stage
 from inspect_ai.training.tokens import Hidden, Ordered, Prior, Sizes, cost, moments
 
 RAMP = 1.0  # nats from none of the likeliest code to all of it
@@ -81,7 +81,7 @@ class Config(Settings):
         return VQVAE(self, channels, grid)
 
 
-class VQVAE(Model):
+class VQVAE(Stage):
     """See the module's docstring for the method."""
 
     gives: ClassVar[tuple[str, ...]] = ("surprise", "usual", "varied")
@@ -90,6 +90,7 @@ class VQVAE(Model):
         super().__init__()
         self.config, self.channels, self.step = config, channels, 2**config.depth
         small = (grid[0] // self.step, grid[1] // self.step)
+        self.latent = (config.dimension, *small)
         self.coder = Coder(config, channels)
         sizes = Sizes(config.codes, small, config.prior_width, config.prior_layers)
         self.prior: Prior = Hidden(sizes) if config.prior == "masked" else Ordered(sizes)
@@ -189,6 +190,17 @@ class VQVAE(Model):
             sheets["samples"] = [self.sample(images, seed) for seed in (0, 1)]
         seen = images[:, -1:] > 0
         return {name: torch.stack([x * seen for x in sheet]) for name, sheet in sheets.items()}
+
+    @override
+    def encode(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
+        """z, which no code stands for yet."""
+        return self.coder.encode(images)
+
+    @override
+    def decode(self, z: Tensor, coverage: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Redrawn from the nearest codes; where nothing is covered there is none."""
+        q = self.coder.book.shares(z) * self.places(coverage).counts
+        return torch.sigmoid(self.coder.redraw(q))
 
     def redrawn(self, images: Tensor) -> Tensor:
         """(N, C, h, w) in [0, 1], each patch from its nearest code."""

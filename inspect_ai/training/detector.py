@@ -63,8 +63,8 @@ class Model(nn.Module):
         del like, seed, condition
         raise BadSettings(
             f"{type(self).__name__} redraws the images that it is shown and draws none of its own; "
-            "needed is a model that does: f_anogan, bigan, vae, flow, pixelcnn, pixelrnn, nade, or "
-            "vqvae with an ordered prior."
+            "needed is a model that does: f_anogan, bigan, vae, flow, pixelcnn, pixelrnn, nade, "
+            "diffusion, latent_diffusion, or vqvae with an ordered prior."
         )
 
     def told(self, images: Tensor, condition: Tensor | None) -> dict[str, float]:
@@ -82,6 +82,23 @@ class Model(nn.Module):
         return None
 
 
+class Stage(Model):
+    """A model that codes images and redraws them from their codes alone: a first stage of another.
+
+    `latent` is (D, a, b): D numbers for each of a x b patches; None where codes are no such map.
+    """
+
+    latent: tuple[int, int, int] | None = None
+
+    def encode(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
+        """(N, C + 1, h, w) images to codes (N, D, a, b)."""
+        raise NotImplementedError
+
+    def decode(self, z: Tensor, coverage: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Codes (N, D, a, b) and coverage (N, 1, h, w) to images (N, C, h, w) in [0, 1]."""
+        raise NotImplementedError
+
+
 class Buildable(Protocol):
     """A model file's Config."""
 
@@ -96,6 +113,15 @@ class Conditional(Protocol):
 
     def build(self, channels: int, grid: tuple[int, int], classes: int = 0) -> Model:
         """The model for C channels on a grid of (h, w) cells, and so many conditions."""
+
+
+class Staged(Protocol):
+    """The Config of a model of another one's codes."""
+
+    def build(
+        self, channels: int, grid: tuple[int, int], classes: int = 0, stage: Model | None = None
+    ) -> Model:
+        """The model of the codes of a first stage, which it is handed as a value."""
 
 
 class Outputs(NamedTuple):

@@ -1,7 +1,8 @@
 """Networks of a variational autoencoder with one level of latent numbers or several.
 
 Bottom up, images become features d_i of half the side each; top down, features u_i come back from
-the code z_1 of the whole image. A level l > 1 is a map of latent numbers beside u_i:
+the code z_1: of the whole image or, spatial, of each coarsest cell. A level l > 1 is a map of
+latent numbers beside u_i:
 
     ladder    p(z_l | z_<l) = N(m_p, s_p^2) from u_i,   estimate N(m, s^2) from d_i,
               q(z_l | z_<l, x) = N(m, s^2) N(m_p, s_p^2) / Z,   precision-weighted
@@ -39,7 +40,7 @@ from inspect_ai.training.pullback import trace
 class Level(NamedTuple):
     """One level of a pass: what is thought of it with the image and without, and its value."""
 
-    q: Normal  # (N, Z), or (N, Z, a, b) below the first level
+    q: Normal  # (N, Z), or (N, Z, a, b) below the first level and where the code is spatial
     p: Normal
     z: Tensor
 
@@ -47,8 +48,8 @@ class Level(NamedTuple):
 class Slopes(NamedTuple):
     """Slopes of some number L with the code's mean and log-variance, and with the logits."""
 
-    mean: Tensor  # (N, Z)
-    log_var: Tensor  # (N, Z)
+    mean: Tensor  # as the code: (N, Z), or (N, Z, a, b)
+    log_var: Tensor
     logits: Tensor  # (N, C, h, w)
 
 
@@ -63,6 +64,7 @@ class Sizes:
         rungs: levels below the code, fewer than widths. maps: their numbers a cell.
         narrow: whether these are narrow paths instead of a ladder's.
         classes: conditions that are told apart; 0 for none.
+        spatial: whether each cell of the coarsest features has a code of its own.
     """
 
     channels: int
@@ -73,6 +75,7 @@ class Sizes:
     maps: int = 1
     narrow: bool = False
     classes: int = 0
+    spatial: bool = False
 
     def side(self, halvings: int) -> tuple[int, int]:
         """Cells of the grid after so many halvings."""
@@ -89,9 +92,8 @@ class Ladder(nn.Module):
         coarse = (enter[-1], *sizes.side(depth))
         back = (widths[-1] if widths else channels, *sizes.side(depth))
         self.encoder = nn.ModuleList(down(a, b) for a, b in pairwise(enter))
-        self.code = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(coarse), 2 * sizes.latent))
-        self.enter = nn.Linear(sizes.latent, math.prod(back))
-        self.unfold = nn.Sequential(*[nn.SiLU()] * bool(widths), nn.Unflatten(1, back))
+        self.code, self.enter, unfold = _ends(sizes, coarse, back)
+        self.unfold = nn.Sequential(*[nn.SiLU()] * bool(widths), *unfold)
         self.ups = nn.ModuleList(Up(a, b) for a, b in pairwise(widths[::-1]))
         self.last = nn.Sequential()
         if widths:  # the last doubling; half the network's cost otherwise
@@ -100,11 +102,13 @@ class Ladder(nn.Module):
         below = range(depth - 1, depth - 1 - sizes.rungs, -1)  # halvings of each level
         kind = Narrow if sizes.narrow else Rung
         self.rungs = nn.ModuleList(kind(widths[i - 1], sizes.maps) for i in below)
-        self.shapes = [(sizes.latent,), *((sizes.maps, *sizes.side(i)) for i in below)]
+        first = (sizes.latent, *coarse[1:]) if sizes.spatial else (sizes.latent,)
+        self.shapes = [first, *((sizes.maps, *sizes.side(i)) for i in below)]
         self.classes = sizes.classes
         if sizes.classes:
             self.first_told = nn.Embedding(sizes.classes, enter[min(1, depth)])
-            self.enter_told = nn.Embedding(sizes.classes, math.prod(back))
+            each = back[0] if sizes.spatial else math.prod(back)
+            self.enter_told = nn.Embedding(sizes.classes, each)
             for told in (self.first_told, self.enter_told):
                 nn.init.normal_(told.weight, std=0.1)  # 1 would drown the features
 
@@ -179,7 +183,18 @@ class Ladder(nn.Module):
 
     def _enter(self, condition: Tensor | None) -> Tensor:
         told: Tensor = self.enter_told(_given(condition))
-        return told
+        return told if len(self.shapes[0]) == 1 else told[:, :, None, None]
+
+
+def _ends(
+    sizes: Sizes, coarse: tuple[int, int, int], back: tuple[int, int, int]
+) -> tuple[nn.Sequential, nn.Module, list[nn.Module]]:
+    """From the coarsest features to the code, from there to the decoder, and to its shape."""
+    if sizes.spatial:
+        look = nn.Conv2d(coarse[0], 2 * sizes.latent, 1)
+        return nn.Sequential(look), nn.Conv2d(sizes.latent, back[0], 1), []
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(coarse), 2 * sizes.latent))
+    return flat, nn.Linear(sizes.latent, math.prod(back)), [nn.Unflatten(1, back)]
 
 
 class Draws(nn.Module):

@@ -15,6 +15,7 @@ KINDS = {
     "ladder": {"depth": 3, "levels": 3},
     "skip": {"depth": 3, "skip": 2},
     "iwae": {"bound": "iwae", "samples": 5},
+    "spatial": {"spatial": True},
 }
 
 

@@ -253,6 +253,51 @@ def test_only_a_plain_model_offers_a_slope():
     assert "slope" not in model(depth=3, skip=1).gives
 
 
+@pytest.mark.parametrize(("depth", "classes"), [(0, 0), (2, 2)])
+def test_the_slope_of_a_model_with_a_spatial_code_is_autograds(depth, classes):
+    made = model((8, 12), 1, classes, depth=depth, spatial=True)
+    batch = images(3, 1, (8, 12), half_covered(3, (8, 12)))
+    condition = torch.tensor([0, 1, 1]) if classes else None
+    x = batch[:, :-1].requires_grad_()
+    whole = torch.cat([x, batch[:, -1:]], 1)
+    estimates = made.net.bottom_up(ladder.shown(whole), condition)
+    logits, levels = made.net.top_down(estimates, None, condition)
+    assert levels[0].z.shape == (3, 3, 8 >> depth, 12 >> depth)
+    bound = made.misfit(logits, whole).sum() + ladder.cost(levels).sum()
+    (wanted,) = torch.autograd.grad(bound, x)
+    made.wanted = frozenset({"slope"})
+    near = 1e-5 * wanted.abs().max()
+    found = made(whole, condition).slope
+    torch.testing.assert_close(found, wanted.abs().sum(1), rtol=1e-4, atol=near)
+
+
+@torch.no_grad()
+def test_a_spatial_code_tells_where_an_image_changed_and_a_vector_does_not():
+    one, other = images(1), images(1)
+    other[0, 0, :2, :2] = 1 - other[0, 0, :2, :2]  # a corner of the first of 4 x 4 codes
+    made = model(spatial=True)
+    moved = (made.encode(one) - made.encode(other)).abs().amax((0, 1))
+    assert moved.shape == (4, 4)
+    assert moved[0, 0] > 0
+    assert (moved[2:] == 0).all()
+    assert model().encode(one).shape == (1, 3, 1, 1)
+
+
+@pytest.mark.parametrize("kind", ["plain", "spatial"])
+@torch.no_grad()
+def test_codes_are_redrawn_as_the_model_expects_the_image(kind):
+    made, batch = model(**KINDS[kind]), images(coverage=half_covered())
+    drawn = made.decode(made.encode(batch), batch[:, -1:])
+    torch.testing.assert_close(drawn, made(batch).expected, rtol=0, atol=1e-6)
+
+
+def test_only_one_level_of_codes_is_a_first_stage():
+    assert model().latent == (3, 1, 1)
+    assert model(spatial=True).latent == (3, 4, 4)
+    assert model(depth=3, levels=2).latent is None
+    assert model(depth=3, skip=1).latent is None
+
+
 # conditions
 
 

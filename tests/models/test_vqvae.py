@@ -126,6 +126,15 @@ def test_the_surprise_sums_to_the_cost_of_the_covered_codes(prior):
     assert torch.isfinite(seen.usual).all()
 
 
+@torch.no_grad()
+def test_codes_are_redrawn_as_an_image_is_without_a_prior(unseen):
+    made, batch = model(rounds=0), unseen.clone()
+    batch[:, -1, 8:, 8:] = 0  # whole patches have no code
+    assert made.encode(batch).shape == (16, *made.latent) == (16, 4, 4, 4)
+    drawn = made.decode(made.encode(batch), batch[:, -1:])
+    torch.testing.assert_close(drawn, made(batch).expected)
+
+
 @pytest.mark.parametrize("prior", PRIORS)
 @torch.no_grad()
 def test_usual_and_varied_are_moments_of_the_cost_of_drawn_codes(prior):
