@@ -13,7 +13,7 @@ from inspect_ai.models.fusion import Fusion
 from inspect_ai.preprocess import Preprocess
 from inspect_ai.recipe import Recipe
 from inspect_ai.scoring.rule import Rule
-from inspect_ai.training.detector import Buildable, Conditional, Detector, Model, Single
+from inspect_ai.training.detector import Buildable, Conditional, Detector, Model, Single, Staged
 
 
 def new_detector(recipe: Recipe, spec: DataSpec, root: Path | None) -> Detector:
@@ -33,29 +33,40 @@ def fused(recipe: Recipe, members: Sequence[Detector]) -> Fusion:
     return config.build(members)
 
 
-def single(recipe: Recipe, spec: DataSpec, root: Path | None) -> Single:
-    """An untrained detector of one model and one rule."""
+def single(recipe: Recipe, spec: DataSpec, root: Path | None, stage: Model | None = None) -> Single:
+    """An untrained detector of one model and one rule.
+
+    Args:
+        stage: the trained first stage, where the recipe has one; None makes an untrained one.
+    """
     assert recipe.score is not None
+    if recipe.first_stage and stage is None:
+        stage = single(recipe.first_stage, spec, root).model
     torch.manual_seed(recipe.budget.seed)
     region = _region(spec, root) if root is not None else None
     channels = spec.image.channels
-    model = _model(recipe, channels)
+    model = _model(recipe, channels, stage)
     rule = recipe.score.build(channels, recipe.grid)
     _require_fit(recipe, model, rule, spec)
     return Single(Preprocess(recipe.view(spec), region), model, rule)
 
 
-def _model(recipe: Recipe, channels: int) -> Model:
+def _model(recipe: Recipe, channels: int, stage: Model | None) -> Model:
     config: Buildable | Conditional = recipe.model_config_()
-    if recipe.condition is None:
+    classes = len(recipe.condition.values) if recipe.condition else 0
+    if stage is not None:
+        on: Staged = config  # type: ignore[assignment]
+        return on.build(channels, recipe.grid, classes, stage)
+    if not classes:
         return config.build(channels, recipe.grid)
     if not getattr(config, "conditional", False):
         raise BadSettings(
             f"model '{recipe.model['name']}' cannot be told a [condition]. Drop it, or use a "
-            "conditional model: vae, pixelcnn or pixelrnn."
+            "conditional model: bigan, f_anogan, vae, pixelcnn, pixelrnn, diffusion or "
+            "latent_diffusion."
         )
     told: Conditional = config  # type: ignore[assignment]
-    return told.build(channels, recipe.grid, len(recipe.condition.values))
+    return told.build(channels, recipe.grid, classes)
 
 
 def _require_fit(recipe: Recipe, model: Model, rule: Rule, spec: DataSpec) -> None:

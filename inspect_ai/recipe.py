@@ -34,7 +34,8 @@ Score = Annotated[
     Field(discriminator="rule"),
 ]
 Grid = tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=4)]]
-FUSION, HELD_OUT = "fusion", 0.15
+FUSION, LATENT, HELD_OUT = "fusion", "latent_diffusion", 0.15
+NOTHING = (("condition", None), ("first_stage", None))
 
 
 class Recipe(Settings):
@@ -49,6 +50,9 @@ class Recipe(Settings):
     false_alarm_rate: float = Field(gt=0, lt=1)  # share of good images that may be flagged
     confidence: float | None = Field(default=None, gt=0, lt=1)  # None: the rate holds on average
     members: tuple["Recipe", ...] = ()  # of a fusion: run files beside this one
+    first_stage: "Recipe | None" = (
+        None  # whose codes a latent model sees: a run file beside this one
+    )
     condition: Condition | None = None  # what a conditional model is told of each image
     model: dict[str, Any]
     score: Score | None = None  # a fusion has none: its members have
@@ -93,6 +97,31 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _has_a_first_stage(self) -> Self:
+        """A latent model needs one, made of the same images: held out for one, held out for both."""
+        stage = self.first_stage
+        if (self.model.get("name") == LATENT) != bool(stage):
+            raise ValueError(
+                f"'first_stage' and [model] name = '{LATENT}' need each other; add first_stage = "
+                "the name of a run file of a vae or vqvae beside this one, or drop both"
+            )
+        if stage is None:
+            return self
+        if stage.members or stage.first_stage:
+            raise ValueError("a first stage codes images itself; use a run file of a vae or vqvae")
+        if stage.condition not in (None, self.condition):
+            raise ValueError("a first stage is told this [condition] or none; make them equal")
+        same = {n: (getattr(stage, n), getattr(self, n)) for n in ("data_spec", "grid", "turn")}
+        same["held_out"] = (stage.held_out, self.held_out)
+        same["budget.seed"] = (stage.budget.seed, self.budget.seed)
+        for name, (theirs, ours) in same.items():
+            if theirs != ours:
+                raise ValueError(
+                    f"the first stage has {name} = {theirs}, needed is {ours} as here; make them equal"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _can_turn(self) -> Self:
         if self.turn and self.grid[0] != self.grid[1]:
             raise ValueError("turn = true needs a square grid; make it one, or set turn = false")
@@ -109,8 +138,9 @@ class Recipe(Settings):
 
     @property
     def steps(self) -> int:
-        """Training steps, those of all members."""
-        return sum(m.steps for m in self.members) if self.members else self.budget.steps
+        """Training steps, those of all members and of a first stage."""
+        own = 0 if self.members else self.budget.steps
+        return own + sum(part.steps for part in (*self.members, self.first_stage) if part)
 
     def model_config_(self) -> Any:
         """The checked config of the model.
@@ -128,9 +158,11 @@ class Recipe(Settings):
             members = tuple(member.seeded(seed, share) for member in self.members)
             budget = self.budget.model_copy(update={"seed": seed})
             return self.model_copy(update={"members": members, "budget": budget})
-        limit = min(filter(None, (self.budget.seconds, seconds)), default=None)
+        share = seconds and seconds / 2 if self.first_stage else seconds
+        stage = self.first_stage and self.first_stage.seeded(seed, share)
+        limit = min(filter(None, (self.budget.seconds, share)), default=None)
         budget = self.budget.model_copy(update={"seed": seed, "seconds": limit})
-        return self.model_copy(update={"budget": budget})
+        return self.model_copy(update={"budget": budget, "first_stage": stage})
 
     def view(self, spec: DataSpec) -> View:
         """How pixels of `spec` become what the model sees."""
@@ -159,8 +191,10 @@ class Recipe(Settings):
 
 
 def _without_nothing(fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields without a condition that is not there: runs from before there were any keep a name."""
-    fields = {k: v for k, v in fields.items() if (k, v) != ("condition", None)}
+    """Fields without what is not there: runs from before there was any keep their name."""
+    fields = {k: v for k, v in fields.items() if (k, v) not in NOTHING}
+    if "first_stage" in fields:
+        fields["first_stage"] = _without_nothing(fields["first_stage"])
     return fields | {"members": [_without_nothing(m) for m in fields.get("members", ())]}
 
 
@@ -169,20 +203,33 @@ def _beside(name: object, path: Path) -> bool:
 
 
 def read(path: Path) -> Recipe:
-    """A run file and its model table, and those of its members, checked before any work.
+    """A run file and its model table, and those it names beside it, checked before any work.
 
     Raises:
         MissingData: no such file.
         BadSettings, UnknownModel: a key or a value is wrong.
     """
-    fields = toml(path)
-    members = fields.get("members", [])
+    return _read(path, ())
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> Recipe:
+    if path in above:
+        raise BadSettings(f"{path} names itself, through {above[-1]}. Drop it from one of them.")
+    fields, above = toml(path), (*above, path)
+    members, stage = fields.get("members", []), fields.get("first_stage")
     if not isinstance(members, list) or not all(_beside(name, path) for name in members):
         raise BadSettings(
             f"{path}: 'members' must be names of other run files beside it, got {members}. "
             'Write members = ["one.toml", "other.toml"].'
         )
-    inner = tuple(read(path.with_name(name)) for name in members)
-    recipe = Recipe.checked(fields | ({"members": inner} if inner else {}), str(path))
+    if stage is not None and not _beside(stage, path):
+        raise BadSettings(
+            f"{path}: 'first_stage' must be the name of another run file beside it, got {stage}. "
+            'Write first_stage = "one.toml".'
+        )
+    inner = tuple(_read(path.with_name(name), above) for name in members)
+    fields |= {"members": inner} if inner else {}
+    fields |= {"first_stage": _read(path.with_name(stage), above)} if stage else {}
+    recipe = Recipe.checked(fields, str(path))
     recipe.model_config_()
     return recipe

@@ -3,7 +3,8 @@
 Weights are fitted on most groups of the split; the rule's own statistics on the rest, which no
 weight has seen, since residuals of images a model was fitted on are too small. The members of a
 fusion are trained one after the other, each in a folder of its own; the curves that join them
-are fitted on good images of split `calibrate`, of groups that the threshold does not see.
+are fitted on good images of split `calibrate`, of groups that the threshold does not see. So is a
+first stage, before the model that learns on its codes.
 """
 
 import hashlib
@@ -35,11 +36,11 @@ from inspect_ai.training import batches as feed
 from inspect_ai.training.checkpoint import Checkpoints
 from inspect_ai.training.collapse import doubts
 from inspect_ai.training.descent import Run
-from inspect_ai.training.detector import Detector, Given, Single
+from inspect_ai.training.detector import Detector, Given, Model, Single
 from inspect_ai.training.history import History
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
-MANIFEST, PICTURES = "manifest.parquet", "pictures"
+MANIFEST, PICTURES, FIRST_STAGE = "manifest.parquet", "pictures", "first_stage"
 BATCH = 64  # images scored at a time
 LEARNT_LATER = tuple(f"rule.{name}" for name in ("window", "limit", "centre", "spread"))
 GLIMPSES = 20  # pictures of what a generator draws in the course of a training
@@ -75,7 +76,8 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str =
 
 
 def _fit(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str) -> dict[str, object]:
-    detector = single(recipe, manifest.spec, manifest.root)
+    stage, seconds = _first_stage(recipe, manifest, out, log, device)
+    detector = single(recipe, manifest.spec, manifest.root, stage)
     fit_rows, held_rows = hold_out(manifest.good("train"), recipe)
     history, kept = History(out / "history.jsonl"), Checkpoints(out / "state.safetensors")
     saved = kept.load()
@@ -100,7 +102,7 @@ def _fit(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str) -
             places = recipe.places(fit_rows)
             drawn = feed.Batches(images, budget.batch_size, budget.seed, recipe.turn, sizes, places)
             detector.fit(drawn, lambda: given(recipe, held_rows, manifest), run)
-    seconds = round(time.monotonic() - began, 1)
+    seconds = round(seconds + time.monotonic() - began, 1)
     told = telling(detector, recipe, held_rows, manifest, out / PICTURES)
     log.numbers(recipe.budget.steps, told)
     _keep(detector, recipe, manifest, out)
@@ -108,6 +110,18 @@ def _fit(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str) -
     kept.drop()
     counts = {"images": len(fit_rows), "held_out_images": len(held_rows)}
     return {**counts, "train_seconds": seconds, "told": told}
+
+
+def _first_stage(
+    recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str
+) -> tuple[Model | None, float]:
+    """The trained first stage of a recipe that has one, and the seconds that took."""
+    if recipe.first_stage is None:
+        return None, 0.0
+    folder = train(recipe.first_stage, manifest, out / FIRST_STAGE, log, device)
+    seconds = float(str(steps.read_record(folder, "train")["train_seconds"]))
+    made: Single = load(folder).detector  # type: ignore[assignment]
+    return made.model, seconds
 
 
 def _fuse(

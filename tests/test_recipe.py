@@ -62,7 +62,7 @@ def test_there_are_run_files():
 @pytest.mark.parametrize(
     ("where", "line", "wanted"),
     [
-        ("top", "colour = 1", r"'colour': unknown key.*false_alarm_rate, grid"),
+        ("top", "colour = 1", r"'colour': unknown key.*false_alarm_rate, first_stage, grid"),
         ("model", "widht = 8", r"'widht': unknown key.*latent.*width"),
         ("score", "blurr = 1.0", r"'score.blurr': unknown key.*blur, pooling, rule"),
         ("score", "pooling = { sahre = 0.1 }", r"'score.pooling.sahre': unknown key.*kind, share"),
@@ -230,3 +230,98 @@ def test_a_fusion_of_fusions_is_refused(read, members, tmp_path):
 def test_a_run_file_without_a_score_is_told_so(read):
     with pytest.raises(BadSettings, match=r"needs \[score\] with a rule"):
         read(RUN.replace('[score]\nrule = "{rule}"\n{score}\n', ""))
+
+
+LATENT = RUN.replace('"autoencoder"', '"latent_diffusion"')
+STAGE = RUN.replace('"autoencoder"', '"vqvae"')
+
+
+@pytest.fixture
+def stage(tmp_path):
+    """Writes the run file of a first stage, beside which the latent model's is written."""
+
+    def write(text=STAGE, name="stage.toml", **added):
+        lines = dict.fromkeys(("top", "model", "score", "budget"), "") | {"rule": "l2"} | added
+        (tmp_path / name).write_text(text.format(**lines), encoding="utf-8")
+
+    write()
+    return write
+
+
+FIRST = 'first_stage = "stage.toml"'
+
+
+def test_a_latent_model_holds_its_first_stage_as_a_value(read, stage):
+    found = read(LATENT, top=FIRST)
+    assert (found.first_stage.model["name"], found.steps) == ("vqvae", 10)
+    assert recipe.Recipe.checked(found.model_dump(mode="json"), "again") == found
+    model = new_detector(found, spec(), None).model
+    assert model.stage.latent == (16, 4, 4)
+    assert found.hash() != read(LATENT, top=FIRST, budget="batch_size = 8").hash()
+    stage(model="width = 8")
+    assert found.hash() != read(LATENT, top=FIRST).hash()
+
+
+def test_another_seed_and_a_limit_reach_the_first_stage(read, stage):
+    found = read(LATENT, top=FIRST).seeded(7, seconds=60)
+    for part in (found, found.first_stage):
+        assert (part.budget.seed, part.budget.seconds) == (7, 30)
+    assert read(LATENT, top=FIRST).seeded(7).first_stage.budget.seconds is None
+
+
+def test_a_run_file_from_before_there_were_first_stages_keeps_its_name(read):
+    name = "c98fefa8462823362e285fec3ae411f757b046a8fa6dee7ea42d6fd266600f6d"
+    assert read().hash() == name
+
+
+@pytest.mark.parametrize(
+    ("text", "top", "wanted"),
+    [
+        (LATENT, "", "'first_stage' and .* need each other; add first_stage"),
+        (RUN, FIRST, "'first_stage' and .* need each other"),
+        (LATENT, 'first_stage = "none.toml"', r"none\.toml"),
+        (LATENT, "first_stage = 3", "name of another run file beside it, got 3"),
+        (LATENT, 'first_stage = "run.toml"', "name of another run file beside it"),
+        (LATENT, f"{FIRST}\nturn = true", "has turn = False, needed is True"),
+        (LATENT, f"{FIRST}\nheld_out = 0.3", "has held_out = 0.15, needed is 0.3"),
+        (LATENT.replace("[16, 16]", "[32, 32]"), FIRST, r"grid = \(16, 16\), needed is \(32, 32\)"),
+        (LATENT.replace('"spec.', '"other.'), FIRST, "data_spec = spec.toml, needed is other.toml"),
+        (LATENT + "seed = 3", FIRST, "budget.seed = 0, needed is 3"),
+    ],
+)
+def test_a_first_stage_that_does_not_fit_is_refused(read, stage, text, top, wanted):
+    with pytest.raises((BadSettings, MissingData), match=wanted):
+        read(text, top=top)
+
+
+TOLD = 'condition.columns = ["product"]\ncondition.values = ["a", "b"]'
+
+
+def test_a_first_stage_is_told_the_same_condition_or_none(read, stage):
+    told = f"{FIRST}\n{TOLD}"
+    assert new_detector(read(LATENT, top=told), spec(), None).classes == 2
+    stage(top=TOLD, text=STAGE.replace("vqvae", "vae"))
+    assert new_detector(read(LATENT, top=told), spec(), None).model.stage.classes == 2
+    with pytest.raises(BadSettings, match=r"told this \[condition\] or none; make them equal"):
+        read(LATENT, top=FIRST)
+
+
+def test_a_model_without_codes_is_no_first_stage_and_the_advice_works(read, stage):
+    for name, fields in (("autoencoder", ""), ("vae", "levels = 2")):
+        stage(text=STAGE.replace("vqvae", name), model=fields)
+        with pytest.raises(
+            BadSettings, match=r"without a map of codes\. Write first_stage = .*vqvae"
+        ):
+            new_detector(read(LATENT, top=FIRST), spec(), None)
+    stage(text=STAGE.replace("vqvae", "vae"), model="levels = 1\nskip = 0\nspatial = true")
+    new_detector(read(LATENT, top=FIRST), spec(), None)
+
+
+def test_a_first_stage_of_a_first_stage_is_refused(read, stage, tmp_path):
+    stage(name="inner.toml")
+    stage(text=LATENT, top='first_stage = "inner.toml"')
+    with pytest.raises(BadSettings, match="a first stage codes images itself"):
+        read(LATENT, top=FIRST)
+    stage(text=LATENT, top='first_stage = "run.toml"')
+    with pytest.raises(BadSettings, match=r"run.toml names itself, through .*stage.toml"):
+        read(LATENT, top=FIRST)

@@ -30,7 +30,7 @@ from inspect_ai.errors import BadSettings, NoSpace, OutputInUse
 from inspect_ai.recipe import Recipe
 from inspect_ai.review import scanned
 from inspect_ai.tracking import Nothing
-from inspect_ai.train import DESCRIPTION, inputs, load, member_folder
+from inspect_ai.train import DESCRIPTION, FIRST_STAGE, inputs, load, member_folder
 
 BUILD, SPEED = "build", "speed"
 REFERENCE = "autoencoder"  # model that others' speed is told against
@@ -147,7 +147,7 @@ def _built(bench: Bench, entry: Entry, seed: int, folder: Path) -> Bundle:
         asked = longer(asked, bench.profile.times)
     clock.begin(folder)
     images = bench.images(entry)
-    if asked.members:
+    if asked.members or asked.first_stage:
         _take_over(bench, entry, asked, images, folder / BUILD)
     return bundles.read(
         build.build(asked, images, folder / BUILD, Nothing(), bench.device, force=True)
@@ -157,17 +157,24 @@ def _built(bench: Bench, entry: Entry, seed: int, folder: Path) -> Bundle:
 def longer(asked: Recipe, times: int) -> Recipe:
     """The same run with so many times the steps, however long they take."""
     members = tuple(longer(member, times) for member in asked.members)
+    stage = asked.first_stage and longer(asked.first_stage, times)
     steps = asked.budget.steps * times
     budget = asked.budget.model_copy(update={"steps": steps, "seconds": None})
-    return asked.model_copy(update={"members": members, "budget": budget})
+    return asked.model_copy(update={"members": members, "first_stage": stage, "budget": budget})
 
 
 def _take_over(bench: Bench, entry: Entry, asked: Recipe, images: Manifest, out: Path) -> None:
-    """Members that were trained for rows of their own, from the same seed, are taken as they are."""
+    """Members and first stages that were trained for rows of their own are taken as they are.
+
+    From the same seed, that is, and by the same settings.
+    """
     steps.Step("build", out, inputs(asked, images))
     steps.Step("train", out / "checkpoint", inputs(asked, images))
-    for number, (name, member) in enumerate(zip(entry.members, asked.members, strict=True), 1):
-        target = out / "checkpoint" / member_folder(number, member)
+    numbered = enumerate(zip(entry.members, asked.members, strict=True), 1)
+    parts = [(name, member, member_folder(number, member)) for number, (name, member) in numbered]
+    parts += [(entry.stage, asked.first_stage, FIRST_STAGE)] if asked.first_stage else []
+    for name, member, folder in parts:
+        target = out / "checkpoint" / folder
         if target.exists() or name not in bench.known:
             continue
         row = bench.known[name].folder(member.budget.seed, bench.profile.name)

@@ -42,15 +42,20 @@ class Tale(Model):
 
     def image(self, images: Tensor, condition: Tensor | None) -> Image:
         """What is diffused of (N, C + 1, H, W) images."""
-        return self.process.image(*self.raw(images, condition), condition)
+        raw = self.raw(images, condition)
+        return self.process.image(raw, self.covered(images[:, -1:]), condition)
 
-    def shown(self, raw: Tensor, condition: Tensor | None) -> Tensor:
-        """Raw numbers (N, D, h, w) as an image (N, C, H, W) in [0, 1]."""
+    def shown(self, raw: Tensor, w: Tensor, condition: Tensor | None) -> Tensor:
+        """Raw numbers (N, D, h, w) as an image (N, C, H, W) in [0, 1] of coverage (N, 1, H, W)."""
         raise NotImplementedError
 
-    def raw(self, images: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Raw numbers (N, D, h, w) of images, and how much of each cell is covered."""
+    def raw(self, images: Tensor, condition: Tensor | None) -> Tensor:
+        """Raw numbers (N, D, h, w) of images."""
         raise NotImplementedError
+
+    def covered(self, w: Tensor) -> Tensor:
+        """Coverage (N, 1, H, W) to that of what is diffused, (N, 1, h, w)."""
+        return w
 
     @override
     def fit(self, batches: Drawn, run: Run) -> Self:
@@ -75,7 +80,8 @@ class Tale(Model):
             x0 = self.looks.partial(image)
         asked = self.wanted.intersection(self.gives) - {"errors"}
         more = {name: getattr(self.looks, name)(image) for name in sorted(asked)}
-        return Seen(self.shown(self.process.raw(x0), condition), errors=errors, **more)
+        expected = self.shown(self.process.raw(x0), images[:, -1:], condition)
+        return Seen(expected, errors=errors, **more)
 
     @override
     @torch.no_grad()
@@ -84,10 +90,10 @@ class Tale(Model):
 
     @override
     def glimpse(self) -> Tensor | None:
-        like = torch.cat([self.coverage, self.coverage], 1)
         told = self.places if self.classes else None
         calls = min(QUICK, self.process.config.sampling)
-        return torch.stack(torch.split(self._sampled(like, 0, told, calls), SHOWN[1]))
+        drawn = self._sampled(self.coverage, 0, told, calls)  # all that is taken of an image
+        return torch.stack(torch.split(drawn, SHOWN[1]))
 
     @override
     @torch.no_grad()
@@ -124,22 +130,22 @@ class Tale(Model):
         found = []
         for t in process.config.times:
             x_t = process.schedule.noised(image.x, noise, t)
-            found.append(self.shown(process.raw(process.denoised(image, x_t, t)), condition))
+            raw = process.raw(process.denoised(image, x_t, t))
+            found.append(self.shown(raw, images[:, -1:], condition))
         return found
 
     def _sampled(self, like: Tensor, seed: int, told: Tensor | None, calls: int) -> Tensor:
-        _, w = self.raw(like * 0 + like[:, -1:], told)  # of the coverage alone
-        drawn = self.process.draw(w, seed, told, calls)
-        return self.shown(drawn, told) * (like[:, -1:] > 0)
+        w = like[:, -1:]
+        drawn = self.process.draw(self.covered(w), seed, told, calls)
+        return self.shown(drawn, w, told) * (w > 0)
 
+    @torch.no_grad()
     def _learn_scale(self, batches: Drawn, run: Run) -> None:
-        few = min(FIRST, run.budget.steps)
         found = []
-        with torch.no_grad():
-            for step in range(few):
-                images, told = batches.at(step), batches.condition(step)
-                to = run.device
-                found.append(self.raw(images.to(to), None if told is None else told.to(to)))
+        for step in range(min(FIRST, run.budget.steps)):
+            images, told = batches.at(step).to(run.device), batches.condition(step)
+            raw = self.raw(images, None if told is None else told.to(run.device))
+            found.append((raw, self.covered(images[:, -1:])))
         x, w = (torch.cat(part) for part in zip(*found, strict=True))
         self.process.standardise(x, w)
 

@@ -56,11 +56,11 @@ class Cloudy(Tale):
         super().__init__(Process(config, (channels, *grid), classes), grid)
 
     @override
-    def raw(self, images: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        return images[:, :-1], images[:, -1:]
+    def raw(self, images: Tensor, condition: Tensor | None) -> Tensor:
+        return images[:, :-1]
 
     @override
-    def shown(self, raw: Tensor, condition: Tensor | None) -> Tensor:
+    def shown(self, raw: Tensor, w: Tensor, condition: Tensor | None) -> Tensor:
         return raw.clamp(0, 1)
 
 

@@ -45,7 +45,7 @@ latent = 4
 
 [score]
 rule = "density"
-statistics = ["moran", "walks_4", "walks_12"]
+statistics = ["moran", "walks_4"]
 
 [budget]
 steps = 5

@@ -8,6 +8,8 @@ from inspect_ai import train
 from inspect_ai.benchmark import benchmark, measure, results
 from inspect_ai.errors import BadSettings, MissingData, NoSpace, OutputInUse
 
+pytestmark = pytest.mark.slow  # builds
+
 
 @pytest.fixture(scope="module", autouse=True)
 def today():

@@ -69,6 +69,19 @@ def test_a_row_depends_on_its_run_file_its_members_its_spec_and_the_code(bench, 
     assert not set(hashes(bench).values()) & set(second.values())
 
 
+def test_a_model_on_codes_comes_after_its_first_stage_and_depends_on_it(bench):
+    spec = bench.spec("wm811k")
+    stage = bench.run_file("z", spec, model="vqvae")
+    latent = bench.run_file("a", spec, model="latent_diffusion")
+    latent.write_text(f'first_stage = "z.toml"\n{latent.read_text()}')
+    found = plan.entries(bench.folder / "runs", plan.profile("full"))
+    assert [(e.run, e.stage) for e in found] == [("z", ""), ("a", "z")]
+    first = hashes(bench)
+    stage.write_text(stage.read_text().replace("steps = 5", "steps = 6"))
+    second = hashes(bench)
+    assert all(first[name] != second[name] for name in ("a", "z"))
+
+
 @pytest.mark.parametrize(
     ("name", "counts"), [("models/pca.py", 1), ("review/a.py", 0), ("cli.py", 0)]
 )

@@ -11,6 +11,7 @@ from inspect_ai.data.simulate_dies import DieSettings
 from inspect_ai.data.simulate_dies import dies as simulated_dies
 from inspect_ai.data.simulate_maps import MapSettings, wafer_maps
 from inspect_ai.models.fusion import Fusion
+from inspect_ai.models.latent_diffusion import LatentDiffusion
 from inspect_ai.preprocess import Preprocess, View
 from inspect_ai.scoring import density, likelihood, reconstruction
 from inspect_ai.training.batches import Batches
@@ -26,6 +27,10 @@ ON_MAPS_ALONE = ("wafer_statistics", "denoiser", "nade")
 LEARNS_NOTHING = ("wafer_statistics",)
 # games of four networks: at half their width, or they would take half the suite's time
 NARROW = {"f_anogan": {"width": 8}, "ganomaly": {"width": 8}}
+NARROW["latent_diffusion"] = {"net": {"width": 32, "depth": 2}}
+STAGES = {"vae": {"width": 8}}
+STAGES["vqvae"] = {"width": 8, "depth": 3, "codes": 16, "dimension": 4, "prior_width": 8}
+REDRAWS = ("latent_diffusion",)  # in a brief training its codes are not learnt, its redraws are
 
 
 def silent(step, losses):
@@ -51,7 +56,7 @@ def picture_detector(name, fields=None, rule=None, grid=GRID, classes=0):
         pair = [picture_detector("autoencoder", fields, rule, grid) for rule in ("l2", "ssim")]
         return models.config(name, {}).build(pair).eval()
     model = _model(name, fields, grid, classes)
-    likely = "surprise" in model.gives and rule is None
+    likely = "surprise" in model.gives and rule is None and name not in REDRAWS
     config = likelihood.Config(rule="likelihood") if likely else None
     return _single(model, view, config or reconstruction.Config(rule=rule or "l2", blur=1.0))
 
@@ -63,12 +68,14 @@ def map_detector(name, fields=None, grid=GRID, rule=None):
         return models.config(name, {}).build(pair).eval()
     dies = density.Config(rule="density", statistics=STATISTICS)
     config = reconstruction.Config(rule=rule) if rule else dies
-    return _single(_model(name, fields, grid), view, config)
+    return _single(_model(name, fields, grid, stage="vqvae"), view, config)
 
 
-def _model(name, fields, grid, classes=0):
+def _model(name, fields, grid, classes=0, stage="vae"):
     torch.manual_seed(0)
     told = {"classes": classes} if classes else {}
+    if name == "latent_diffusion":
+        told["stage"] = models.config(stage, STAGES[stage]).build(1, grid, **told)
     return models.config(name, fields or NARROW.get(name, {})).build(1, grid, **told)
 
 
@@ -87,6 +94,9 @@ def fitted(detector, good, budget=BRIEF, conditions=None):
         return detector.eval()
     seen = detector.seen_by_model(torch.from_numpy(good[:cut])).numpy()
     drawn = Batches(seen, budget.batch_size, budget.seed, conditions=first)
+    if isinstance(detector.model, LatentDiffusion):
+        stage = detector.model.stage.requires_grad_(True).train()
+        stage.fit(drawn, Run(budget, silent)).requires_grad_(False).eval()
     return detector.fit(drawn, lambda: [(good[cut:], rest)], Run(budget, silent))
 
 

@@ -8,7 +8,9 @@ from inspect_ai.errors import BadSettings
 
 GRID = (16, 16)
 FIELDS = {"vqvae": {"prior": "autoregressive"}, "flow": {"reach": 3}}
+FIELDS |= {name: {"sampling": 5} for name in ("diffusion", "latent_diffusion")}
 DRAWS = ("bigan", "f_anogan", "flow", "nade", "pixelcnn", "pixelrnn", "vae", "vqvae")
+DRAWS = (*DRAWS, "diffusion", "latent_diffusion")
 REDRAWS = [n for n in models.names() if n not in (*DRAWS, "fusion")]
 
 
@@ -22,7 +24,8 @@ def like(count=3):
 
 def built(name):
     torch.manual_seed(0)
-    return models.config(name, FIELDS.get(name, {})).build(1, GRID).eval()
+    given = {"stage": built("vqvae")} if name == "latent_diffusion" else {}
+    return models.config(name, FIELDS.get(name, {})).build(1, GRID, **given).eval()
 
 
 @pytest.fixture(scope="module", params=DRAWS)
