@@ -97,6 +97,16 @@ class Evidence:
         """Clusters of failing dies."""
         return clusters(self.fails)
 
+    def walked(self, steps: int) -> Tensor:
+        """(N, 1, H, W) share of walks from each failing die that stay on failing dies."""
+        while len(self._walks) <= steps:  # a longer walk begins as a shorter one
+            self._walks.append(self.fails * mean_of_nine(self._walks[-1]))
+        return self._walks[steps]
+
+    @cached_property
+    def _walks(self) -> list[Tensor]:
+        return [self.fails]
+
     def mean(self, cells: Tensor) -> Tensor:
         """(N, C, H, W) to the mean over covered cells and channels, (N,)."""
         return (cells * self.w).sum((1, 2, 3)) / (self.count * cells.shape[1])
@@ -149,13 +159,7 @@ def _polar(sectors: int) -> Statistic:
 
 
 def _walks(steps: int) -> Statistic:
-    def statistic(of: Evidence) -> Tensor:
-        x = of.fails
-        for _ in range(steps):
-            x = of.fails * mean_of_nine(x)
-        return (x.sum((1, 2, 3)) * 9.0**steps).log1p()
-
-    return statistic
+    return lambda of: (of.walked(steps).sum((1, 2, 3)) * 9.0**steps).log1p()
 
 
 def _largest(of: Evidence) -> Tensor:
