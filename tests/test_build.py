@@ -24,7 +24,7 @@ from inspect_ai.tracking import Nothing
 from inspect_ai.training import history as history_room
 
 MODEL = {"name": "autoencoder", "width": 4, "depth": 2, "latent": 4}
-STRUCTURE = {"rule": "density", "statistics": ["moran", "walks_4", "walks_12"]}
+STRUCTURE = {"rule": "density", "statistics": ["moran", "walks_4"]}
 STACK = {"kind": "stack", "file": "maps.npz", "shapes": "shapes", "columns": ["lot", "wafer"]}
 
 

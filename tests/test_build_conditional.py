@@ -16,6 +16,7 @@ from inspect_ai.data.specs import DataSpec
 from inspect_ai.errors import BadImages, BadSettings, MissingData, OutputInUse
 from inspect_ai.tracking import Nothing
 
+pytestmark = pytest.mark.slow  # builds
 PRODUCTS = ["contacts-a", "lines-a", "pads-a"]
 
 

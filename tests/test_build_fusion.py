@@ -12,6 +12,7 @@ from inspect_ai.errors import MissingData, ParityFailed
 from inspect_ai.export import export
 from inspect_ai.tracking import Nothing
 
+pytestmark = pytest.mark.slow  # builds
 FUSION = """\
 data_spec = "{spec}"
 false_alarm_rate = 0.05
