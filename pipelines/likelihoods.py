@@ -91,9 +91,9 @@ def _cells(
     assert isinstance(detector, Single), "a fusion has no rule of its own"
     looks = dict(_looks(detector, made, manifest.spec))
     _, held = train.hold_out(manifest.good("train"), made)
-    _fit(looks, train.given(made, held, manifest))
-    source = _tested if on_test else _made
-    found = [_scored(looks, batches) for batches in source(trained, manifest)]
+    fit(looks, train.given(made, held, manifest))
+    source = tested if on_test else made_odd
+    found = [scored(looks, batches) for batches in source(trained, manifest)]
     for name in looks:
         good, bad = (scores[name] for scores in found)
         capture = float((bad > metrics.threshold_at(good, 0.01)).mean())
@@ -118,7 +118,8 @@ def _looks(detector: Single, made: Recipe, spec: DataSpec) -> Iterator[tuple[str
     model.wanted = frozenset(model.gives)  # each rule reads its part of one look
 
 
-def _fit(looks: dict[str, Look], batches: Iterable[Given]) -> None:
+def fit(looks: dict[str, Look], batches: Iterable[Given]) -> None:
+    """Fits every rule on what its detector sees of good images."""
     seen = [_seen(looks, batch) for batch in batches]
     for look in looks.values():
         look.rule.fit([pairs[look.through] for pairs in seen])
@@ -132,7 +133,8 @@ def _seen(looks: dict[str, Look], batch: Given) -> dict[Single, tuple[Tensor, Se
 
 
 @torch.no_grad()
-def _scored(looks: dict[str, Look], batches: Iterable[Given]) -> dict[str, Float32]:
+def scored(looks: dict[str, Look], batches: Iterable[Given]) -> dict[str, Float32]:
+    """Scores (N,) of all images by every rule."""
     found: dict[str, list[Float32]] = {name: [] for name in looks}
     for batch in batches:
         seen = _seen(looks, batch)
@@ -155,7 +157,7 @@ def _regrets(detector: Single, batches: Iterable[Given]) -> Float32:
     return np.asarray(torch.cat(found)[:FEW].numpy())
 
 
-def _tested(trained: Trained, manifest: Manifest) -> list[Iterator[Given]]:
+def tested(trained: Trained, manifest: Manifest) -> list[Iterator[Given]]:
     """Good and bad images of the test split, at most MOST of either, drawn by a seed."""
     table = manifest.part("test").table
     kinds = [table[table["gt_label"] == label] for label in (0, 1)]
@@ -163,7 +165,7 @@ def _tested(trained: Trained, manifest: Manifest) -> list[Iterator[Given]]:
     return [train.given(trained.recipe, rows, manifest) for rows in drawn]
 
 
-def _made(trained: Trained, manifest: Manifest) -> list[Iterator[Given]]:
+def made_odd(trained: Trained, manifest: Manifest) -> list[Iterator[Given]]:
     """Good images that nothing was fitted on, and odd ones that were made."""
     made = trained.recipe
     if manifest.spec.image.kind == "wafer_map":
