@@ -74,7 +74,7 @@ PROFILES = (
         seconds=30.0,
         data=("wm811k", "magnetic_tile"),
         # the slower ones, each beside one of its kind
-        without=("vqvae", "pixelrnn", "nade", "bigan", "ganomaly"),
+        without=("vqvae", "pixelrnn", "nade", "bigan", "ganomaly", "latent_diffusion"),
     ),
     Profile("full", seeds={"wm811k": 3}),
     # what the run files would be without a cap for two cores: for a GPU, with --device cuda
