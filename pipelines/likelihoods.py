@@ -8,7 +8,8 @@ images that were made: the simulator's patterns on good maps of the calibrate lo
 dies of later lots of the simulated fab, or good pictures of the calibrate split with the spots that
 the guard plants. No image of the test split is read; a run file's rule is
 chosen from this. With --test the same table on (some of) the test split is written to
-pipelines/results/likelihoods.md (adversarial.md, of models without a likelihood), for the record.
+pipelines/results/likelihoods.md, for the record (adversarial.md, of models without a likelihood;
+diffusion.md, of those alone).
 
 --regret adds the likelihood regret of a VAE: for each image the code is sought anew, so that it is
 no part of any graph, and only FEW images of either kind are scored.
@@ -70,7 +71,8 @@ def main(folders: list[Path], on_test: bool, regret: bool) -> None:
     print("\n".join(parts), end="")
     if on_test:
         likely = any("sum" in cells for models in tables.values() for cells in models.values())
-        name = "likelihoods.md" if likely else "adversarial.md"
+        diffused = all("diffusion" in model for models in tables.values() for model in models)
+        name = "diffusion.md" if diffused else "likelihoods.md" if likely else "adversarial.md"
         (OUT / name).write_text("\n".join(parts), encoding="utf-8")
 
 

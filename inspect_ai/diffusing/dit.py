@@ -11,7 +11,7 @@ so do what reads the class and the last W: at first it says 0 of every cell. A g
 the code of a whole image, makes it a residual MLP.
 
 Sources: Peebles, Xie, "Scalable diffusion models with transformers", ICCV 2023, section 3.2
-(adaLN-Zero). Chen et al., "PixArt-alpha", ICLR 2024, section 2.2 (cross-attention between the
+(adaLN-Zero). Chen et al., "PixArt-alpha", ICLR 2024, section 2.3 (cross-attention between the
 two). Dosovitskiy et al., "An image is worth 16 x 16 words", ICLR 2021, appendix D.4 (position).
 
 Shapes: N images, C channels, h, w cells, L tokens of W numbers, E numbers of an embedding.

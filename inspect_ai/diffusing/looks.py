@@ -5,7 +5,8 @@ With e^ and x_0^ what the network has at x_t (schedules.py), over D channels of 
     errors      mean of |e - e^|^2 at K levels t_k, one call each and draw: a step, no sampler
     expected    mean of x_0^ over the same calls; or "partial": x_t at t = start, drawn back by DDIM
     pull        |e^(a_t x_0)|^2 where no noise was added, a small t told: the score's length there
-    inverted    |x_T|^2 / 2 for the noise x_T from which DDIM would draw the image
+    inverted    |x_T|^2 / 2 for the noise x_T from which DDIM would draw the image; in few steps,
+                which are coarse (below about 50), of what stands for it
     time        expected time of a clean image, as a share of T, as the timer sees it
     surprise    the variational bound on -log p(x) of the sampler with that many steps (bound.py)
 
@@ -16,8 +17,8 @@ pair at one level where `draws` is even, else at neighbouring levels.
 Sources: Graham et al., "Denoising diffusion models for out-of-distribution detection", CVPRW 2023
 (several levels). Wyatt, Leach, Schmon, Willcocks, "AnoDDPM", CVPRW 2022 (partial diffusion,
 simplex noise). Tebbe, Tayyub, "Dynamic addition of noise in a diffusion model for anomaly
-detection", CVPRW 2024 (a scaled image without noise). Heng et al., "Out-of-distribution detection
-with a single unconditional diffusion model", NeurIPS 2024 (length of the path). Livernoche, Jain,
+detection", CVPRW 2024 (a scaled image without noise). Song, Meng, Ermon, "Denoising diffusion
+implicit models", ICLR 2021, section 4.3 (inversion). Livernoche, Jain,
 Hezaveh, Ravanbakhsh, "On diffusion modeling for anomaly detection", ICLR 2024 (time). Kingma et
 al., "Variational diffusion models", NeurIPS 2021 (bound).
 
@@ -77,13 +78,13 @@ class Looks(nn.Module):
     def pull(self, image: Image) -> Tensor:
         """(N, h, w); in units of the noise told."""
         t = self.process.config.time(self.process.config.still)
-        a, s = self.process.schedule.at(t)
-        x_t = a * image.x
-        eps = (x_t - a * self.process.denoised(image, x_t, t)) / s
+        schedule = self.process.schedule
+        x_t = schedule.at(t)[0] * image.x
+        eps = schedule.eps(self.process.denoised(image, x_t, t), x_t, t, "x0")
         return eps.square().mean(1)
 
     def inverted(self, image: Image) -> Tensor:
-        """(N, h, w) nats."""
+        """(N, h, w) nats; with few calls, about so."""
         config = self.process.config
         times = strided(config.steps, config.inversion + 1)[-2::-1]
         ends = inverted(

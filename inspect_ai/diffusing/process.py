@@ -13,91 +13,32 @@ p(x | c) and p(x); guidance g moves a draw from one past the other:
 
 Sources: Ho, Jain, Abbeel, "Denoising diffusion probabilistic models", NeurIPS 2020, algorithm 1.
 Ho, Salimans, "Classifier-free diffusion guidance", 2022, equation 6. Kingma, Salimans, Poole, Ho,
-"Variational diffusion models", NeurIPS 2021, section 5.1 (times in equal steps).
+"Variational diffusion models", NeurIPS 2021, appendix I.1 (times in equal steps). The range: Ho, Jain, Abbeel, 2020,
+appendix B, of whose images it is [-1, 1].
 
 Shapes: N images, D channels, h, w cells; an image is x (N, D, h, w) and coverage w (N, 1, h, w).
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inspect_ai.diffusing.networks import Sizes, network
+from inspect_ai.diffusing.config import Config
+from inspect_ai.diffusing.networks import network
 from inspect_ai.diffusing.noise import antithetic, simplex
 from inspect_ai.diffusing.samplers import Denoise, draw, strided
-from inspect_ai.diffusing.schedules import Kind, Schedule, Target
+from inspect_ai.diffusing.schedules import Schedule
 from inspect_ai.diffusing.timer import Timer
-from inspect_ai.settings import Settings
+from inspect_ai.errors import BadSettings
 from inspect_ai.training.descent import Batch, Drawn, Player, Run, descend
 
 TIMER = 16  # channels of the timer: it is to cost little beside the network
 MEASURED = 32  # times at which the network's error is measured, in even steps
 FLATTEST = 1e-3  # least deviation of a channel: a flat one would become all noise
-
-
-class Config(Settings):
-    """Schedule, network and what is looked at when an image is scored."""
-
-    schedule: Kind = "cosine"
-    steps: int = Field(default=1000, ge=2)  # T
-    target: Target = "v"  # what the network is asked for
-    gamma: float = Field(default=5.0, gt=0)  # of min-SNR
-    noise: Literal["gaussian", "simplex"] = "gaussian"
-    net: Sizes = Sizes()
-    bins: int = Field(default=10, ge=2)  # diffusion times that are told apart
-    levels: int = Field(default=4, ge=1)  # K, noise levels of the denoising error
-    draws: int = Field(default=1, ge=1)  # of noise at each level
-    lowest: float = Field(default=0.1, gt=0, le=1)  # first and last level, as shares of T
-    highest: float = Field(default=0.6, gt=0, le=1)
-    redraw: Literal["levels", "partial"] = "levels"  # what is expected: see the model
-    start: float = Field(default=0.25, gt=0, le=1)  # partial: where a redraw begins, share of T
-    calls: int = Field(default=5, ge=1)  # partial: of the network
-    still: float = Field(default=0.1, gt=0, le=1)  # score norm: told this share of T
-    inversion: int = Field(default=3, ge=1)  # calls
-    bound: int = Field(default=8, ge=2)  # calls
-    drop: float = Field(default=0.1, ge=0, lt=1)  # share of conditions left out in training
-    guidance: float = Field(default=1.0, ge=0)  # of samples
-    sampling: int = Field(default=50, ge=1)  # calls for a sample
-    eta: float = Field(default=1.0, ge=0, le=1)  # of samples: 1 is DDPM, 0 DDIM
-
-    @model_validator(mode="after")
-    def _fits_its_schedule(self) -> Self:
-        asked = {"levels": self.levels, "inversion": self.inversion, "bound": self.bound}
-        asked |= {"sampling": self.sampling}
-        for name, count in asked.items():
-            if count > self.steps:
-                raise ValueError(
-                    f"{name} = {count} is more than the schedule has: {self.steps} steps; use "
-                    f"{name} = {self.steps} or less, or more steps"
-                )
-        if self.calls > self.time(self.start):
-            raise ValueError(
-                f"calls = {self.calls} from start = {self.start:g}, which is step "
-                f"{self.time(self.start)} of {self.steps}; use calls = {self.time(self.start)} or "
-                "less, or a later start"
-            )
-        if self.lowest > self.highest:
-            raise ValueError(
-                f"lowest = {self.lowest:g} lies above highest = {self.highest:g}; swap them"
-            )
-        return self
-
-    def time(self, share: float) -> int:
-        """The time at a share of T, at least 1."""
-        return max(1, round(share * self.steps))
-
-    @property
-    def times(self) -> tuple[int, ...]:
-        """The K times of the denoising error, ascending."""
-        if self.levels == 1:
-            return (self.time((self.lowest + self.highest) / 2),)
-        step = (self.highest - self.lowest) / (self.levels - 1)
-        return tuple(self.time(self.lowest + k * step) for k in range(self.levels))
 
 
 class Image(NamedTuple):
@@ -122,10 +63,21 @@ class Process(nn.Module):
     centre: Tensor
     scale: Tensor
     misfits: Tensor
+    least: Tensor
+    most: Tensor
 
     def __init__(self, config: Config, shape: tuple[int, int, int], classes: int = 0) -> None:
-        """For (D, h, w) numbers."""
+        """For (D, h, w) numbers.
+
+        Raises:
+            BadSettings: the network does not fit, or is to be guided by a condition that is none.
+        """
         super().__init__()
+        if config.guidance != 1 and not classes:
+            raise BadSettings(
+                f"guidance = {config.guidance:g} without a [condition] to be guided by; needed is "
+                "one. Add it to the run file, or drop 'guidance'."
+            )
         self.config, self.shape, self.classes = config, shape, classes
         d, *grid = shape
         self.schedule = Schedule(config.schedule, config.steps)
@@ -134,13 +86,18 @@ class Process(nn.Module):
         self.register_buffer("centre", torch.zeros(d, 1, 1))
         self.register_buffer("scale", torch.ones(d, 1, 1))
         self.register_buffer("misfits", torch.ones(MEASURED))
+        self.register_buffer("least", torch.full((d, 1, 1), -torch.inf))
+        self.register_buffer("most", torch.full((d, 1, 1), torch.inf))
 
     def standardise(self, x: Tensor, w: Tensor) -> None:
-        """Learns centre and scale of each channel from (M, D, h, w) good images."""
+        """Learns centre, scale and range of each channel from (M, D, h, w) good images."""
         total = w.sum().clamp(min=1)
         self.centre.copy_(((w * x).sum((0, 2, 3)) / total)[:, None, None])
         spread = ((w * (x - self.centre).square()).sum((0, 2, 3)) / total).sqrt()
         self.scale.copy_(spread.clamp(min=FLATTEST)[:, None, None])
+        seen = self.image(x, w, None).x.transpose(0, 1).flatten(1)  # 0, the mean, where not covered
+        self.least.copy_(seen.amin(1)[:, None, None])
+        self.most.copy_(seen.amax(1)[:, None, None])
 
     def image(self, x: Tensor, w: Tensor, condition: Tensor | None) -> Image:
         """Standardised, 0 where nothing is covered."""
@@ -152,27 +109,31 @@ class Process(nn.Module):
 
     def fit(self, images: Images, batches: Drawn, run: Run) -> None:
         """Trains network and timer; `images` makes x, w and condition of a batch."""
+        made: list[tuple[Tensor, Image]] = []  # both players see the same batch
 
         def loss(player: str, batch: Batch) -> Tensor:
-            with torch.no_grad():
-                image = images(batch.images, batch.condition)
+            if not made or made[0][0] is not batch.images:
+                with torch.no_grad():
+                    made[:] = [(batch.images, images(batch.images, batch.condition))]
+            image = made[0][1]
             return self.loss(image) if player == "network" else self.timing(image)
 
         descend({"network": Player(self.net), "timer": Player(self.timer)}, loss, batches, run)
 
     @torch.no_grad()
-    def measure(self, image: Image) -> None:
-        """Measures the mean squared error of x_0 along the schedule, on good images.
+    def measure(self, images: Sequence[Image]) -> None:
+        """Measures the mean squared error of x_0 along the schedule, on some of the training's images.
 
         It is kept as a share of what is left of N(0, 1) numbers, 1 / (1 + SNR): that hardly moves.
         """
-        numbers = (image.w.sum() * self.shape[0]).clamp(min=1)
-        noise = self.fixed(MEASURED, 4).to(image.x)
-        for place, eps in enumerate(noise):
-            t = 1 + place * (self.config.steps - 1) // (MEASURED - 1)
-            x_t = self.schedule.noised(image.x, eps * image.there, t)
-            apart = (image.x - self.denoised(image, x_t, t)).square()
-            share = (image.w * apart).sum() / numbers * (1 + self.schedule.snr(t))
+        numbers = torch.stack([i.w.sum() for i in images]).sum().clamp(min=1) * self.shape[0]
+        noise = self.fixed(MEASURED * len(images), 4).to(images[0].x)
+        for place in range(MEASURED):
+            t, total = 1 + place * (self.config.steps - 1) // (MEASURED - 1), 0 * numbers
+            for image, eps in zip(images, noise[place * len(images) :], strict=False):
+                x_t = self.schedule.noised(image.x, eps * image.there, t)
+                total += (image.w * (image.x - self.denoised(image, x_t, t)).square()).sum()
+            share = total / numbers * (1 + self.schedule.snr(t))
             self.misfits[place] = share.clamp(min=FLATTEST)
 
     def misfit(self, times: Sequence[int]) -> Tensor:
@@ -211,15 +172,16 @@ class Process(nn.Module):
         return self.schedule.x0(out, x_t, t, self.config.target) * image.there
 
     def guided(self, image: Image, guidance: float) -> Denoise:
-        """x_0 as drawn images of a class are guided to it."""
+        """x_0 as drawn images of a class are guided to it, in the range of good images."""
 
         def denoise(x_t: Tensor, t: int) -> Tensor:
-            told = self.denoised(image, x_t, t)
-            if image.condition is None or guidance == 1:
-                return told
-            untold = image._replace(condition=torch.full_like(image.condition, self.classes))
-            other = self.denoised(untold, x_t, t)
-            return other + guidance * (told - other)
+            x0 = self.denoised(image, x_t, t)
+            if image.condition is not None and guidance != 1:
+                untold = image._replace(condition=torch.full_like(image.condition, self.classes))
+                other = self.denoised(untold, x_t, t)
+                x0 = other + guidance * (x0 - other)
+            # of almost nothing but noise, e^ says little of x_0, and is multiplied by 1 / a_t
+            return x0.clamp(self.least, self.most)
 
         return denoise
 

@@ -62,8 +62,8 @@ def ddim(
 ) -> Tensor:
     """x_s of x_t, for times (t, s); noise is asked for where eta > 0."""
     t, s = times
-    (a_t, s_t), (a_s, s_s) = schedule.at(t), schedule.at(s)
-    eps = (x_t - a_t * x0) / s_t
+    a_s, s_s = schedule.at(s)
+    eps = schedule.eps(x0, x_t, t, "x0")
     if not eta:
         return a_s * x0 + s_s * eps
     assert noise is not None
@@ -87,8 +87,11 @@ def draw(
         noise: asked for at every step where eta > 0.
     """
     for t, s in zip(times, (*times[1:], 0), strict=True):
-        z = noise(x_t) if eta and noise is not None else None
-        x_t = ddim(schedule, x_t, denoise(x_t, t), (t, s), eta, z)
+        x0, z = denoise(x_t, t), noise(x_t) if eta and noise is not None else None
+        if eta == 1 and z is not None:
+            x_t = ddpm(schedule, x_t, x0, (t, s), z)
+        else:
+            x_t = ddim(schedule, x_t, x0, (t, s), eta, z)
     return x_t
 
 
@@ -101,8 +104,7 @@ def inverted(denoise: Denoise, schedule: Schedule, x0: Tensor, times: Sequence[i
     for s, t in zip((0, *times[:-1]), times, strict=True):
         level = s or t
         clean = denoise(x, level)
-        a, sigma = schedule.at(level)
-        eps = (x - a * clean) / sigma
+        eps = schedule.eps(clean, x, level, "x0")
         # with no noise in it, x is clean as it is: what is taken for noise comes on top
         x = schedule.noised(clean if s else x, eps, t)
     return x

@@ -10,8 +10,8 @@ EDM adds noise of deviation sigma to x_0 and shrinks nothing. That is x_t / a_t 
 s_t / a_t: a step of DDIM is a step of Euler's on its differential equation.
 
 A network is asked for x_0, for e, or for v = a_t e - s_t x_0. With data of deviation 1, v is what
-EDM's preconditioning asks for. The squared error of x_0 weighs SNR(t) = a_t^2 / s_t^2 in the
-variational bound; min-SNR weighs it min(SNR, gamma), whatever is asked for.
+EDM's preconditioning asks for. In DDPM's simple loss, that of e, the squared error of x_0
+weighs SNR(t) = a_t^2 / s_t^2; min-SNR weighs it min(SNR, gamma), whatever is asked for.
 
     q(x_s | x_t, x_0) = N(m, v),   r = a_t / a_s,   b = s_t^2 - r^2 s_s^2,   s < t
     m = (r s_s^2 x_t + a_s b x_0) / s_t^2,   v = s_s^2 b / s_t^2

@@ -21,6 +21,7 @@ from inspect_ai.training.detector import Model
 
 SHOWN, QUICK = (2, 8), 10  # rows and columns of a sheet while training, and its network calls
 FIRST = 20  # batches that centre and scale are learnt from, at most
+FEWER = 4  # batches that the network's error is measured on
 FEW, CALLS = 32, 50  # images whose bound is told, and its network calls
 
 
@@ -66,9 +67,8 @@ class Tale(Model):
         if condition is not None:
             self.places.copy_(condition[turn])
         self.process.fit(self.image, batches, run)
-        kept = images.to(run.device), None if condition is None else condition.to(run.device)
         self.eval()
-        self.process.measure(self.image(*kept))
+        self.process.measure([self._at(step, batches, run) for step in range(FEWER)])
         return self
 
     @override
@@ -98,15 +98,16 @@ class Tale(Model):
     @override
     @torch.no_grad()
     def told(self, images: Tensor, condition: Tensor | None) -> dict[str, float]:
-        image = self.image(images, condition)
-        errors, _ = self.looks.levels(image)
-        covered = image.there.sum().clamp(min=1)
-        each = errors.sum((0, 2, 3)) / covered
+        pieces = [
+            self.image(part, None if condition is None else condition[start : start + FEW])
+            for start in range(0, images.shape[0], FEW)
+            for part in (images[start : start + FEW],)
+        ]
+        covered = torch.stack([image.there.sum() for image in pieces]).sum().clamp(min=1)
+        errors = torch.stack([self.looks.levels(image)[0].sum((0, 2, 3)) for image in pieces])
+        each = errors.sum(0) / covered
         figures = {f"denoising_error_{k}": float(e) for k, e in enumerate(each)}
-        if "surprise" in self.gives:
-            few = Image(*(part[:FEW] if part is not None else None for part in image))  # type: ignore[arg-type]
-            figures |= self._bits(few)
-        return figures
+        return figures | (self._bits(pieces[0]) if "surprise" in self.gives else {})
 
     @override
     @torch.no_grad()
@@ -141,13 +142,16 @@ class Tale(Model):
 
     @torch.no_grad()
     def _learn_scale(self, batches: Drawn, run: Run) -> None:
-        found = []
-        for step in range(min(FIRST, run.budget.steps)):
-            images, told = batches.at(step).to(run.device), batches.condition(step)
-            raw = self.raw(images, None if told is None else told.to(run.device))
-            found.append((raw, self.covered(images[:, -1:])))
-        x, w = (torch.cat(part) for part in zip(*found, strict=True))
-        self.process.standardise(x, w)
+        # nothing is standardised yet: x is as it was
+        found = [self._at(step, batches, run) for step in range(min(FIRST, run.budget.steps))]
+        self.process.standardise(
+            torch.cat([image.x for image in found]), torch.cat([image.w for image in found])
+        )
+
+    @torch.no_grad()
+    def _at(self, step: int, batches: Drawn, run: Run) -> Image:
+        images, condition = batches.at(step).to(run.device), batches.condition(step)
+        return self.image(images, None if condition is None else condition.to(run.device))
 
     def _bits(self, image: Image) -> dict[str, float]:
         """The bound's parts in bits a number, of the process on raw numbers."""

@@ -25,12 +25,12 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import override
 
-from inspect_ai.diffusing import process
+from inspect_ai.diffusing import config
 from inspect_ai.diffusing.process import Process
 from inspect_ai.diffusing.tale import Tale
 
 
-class Config(process.Config):
+class Config(config.Config):
     """The process, and how it is scored."""
 
     conditional: ClassVar[bool] = True

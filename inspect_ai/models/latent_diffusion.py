@@ -6,8 +6,9 @@ together. There are far fewer codes than cells, so its network is small or sees 
 
     z = encode(x), standardised        coverage of a code: the mean over its patch; a vector's is 1
     errors                             of the noise guessed in z: each cell has that of its code
-    pull, inverted, surprise           of z, shared out over the patch's covered cells, sums kept;
-                                       surprise is a bound on -log p(z), not on -log p(x)
+    pull, inverted                     of z, too: each cell has those of its code
+    surprise                           a bound on -log p(z), not on -log p(x): a code's is shared
+                                       out over the covered cells of its patch
     expected = decode(expected z)      in the image: what the first stage draws of likely codes
 
 So there are scores in both spaces: rules "diffusion" and "likelihood" score the codes, rules on an
@@ -32,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from inspect_ai.diffusing import process
+from inspect_ai.diffusing import config
 from inspect_ai.diffusing.process import Process
 from inspect_ai.diffusing.sizes import Sizes
 from inspect_ai.diffusing.tale import Tale
@@ -40,7 +41,7 @@ from inspect_ai.errors import BadSettings
 from inspect_ai.scoring.rule import Seen
 from inspect_ai.training.detector import Model, Stage
 
-SUMS = ("pull", "inverted", "surprise")  # fields of Seen that are shared out over a patch
+AS_CODES = ("pull", "inverted")  # fields of Seen of which a cell has what its code has
 
 
 class Small(Sizes):
@@ -52,7 +53,7 @@ class Small(Sizes):
     patch: Literal[1, 2, 4, 8] = 1  # side of a square of codes that is read as one
 
 
-class Config(process.Config):
+class Config(config.Config):
     """The process on codes, and how it is scored."""
 
     conditional: ClassVar[bool] = True
@@ -83,11 +84,15 @@ class Config(process.Config):
                 "= 0 (spatial = true keeps its codes in their places)."
             )
         _, a, b = stage.latent
-        if grid[0] % a or grid[1] % b:
+        if stage.grid != grid:
             raise BadSettings(
-                f"A first stage of {a} x {b} codes on a grid of {grid[0]} x {grid[1]}; needed are "
-                "sides that are multiples. Build both on one grid."
+                f"A first stage on a grid of {stage.grid[0]} x {stage.grid[1]} in a model on "
+                f"{grid[0]} x {grid[1]}; needed is one grid. Build both on the same."
             )
+        try:
+            self.net.require((a, b))
+        except BadSettings as error:
+            raise BadSettings(f"Of the {a} x {b} codes of the first stage: {error}") from error
         if stage.classes not in (0, classes):
             raise BadSettings(
                 f"A first stage that is told one of {stage.classes} conditions, in a model that is "
@@ -135,10 +140,12 @@ class LatentDiffusion(Tale):
         seen = super().forward(images, condition)
         if seen.errors is not None:
             seen = seen._replace(errors=self.spread(seen.errors) * (w > 0))
-        for name in SUMS:
+        for name in AS_CODES:
             of_codes = getattr(seen, name)
             if of_codes is not None:
-                seen = seen._replace(**{name: self.shared(of_codes, w)})
+                seen = seen._replace(**{name: self.spread(of_codes[:, None])[:, 0] * (w > 0)[:, 0]})
+        if seen.surprise is not None:
+            seen = seen._replace(surprise=self.shared(seen.surprise, w))
         return seen
 
     @override
@@ -178,7 +185,7 @@ class LatentDiffusion(Tale):
     @property
     @override
     def bits(self) -> float:
-        """None: codes have no smallest step."""
+        """0: codes have no smallest step."""
         return 0.0
 
     def _told(self, condition: Tensor | None) -> Tensor | None:

@@ -117,7 +117,7 @@ class VAE(Stage):
         self.linear = config.depth == 0 and config.output == "gaussian"
         self.net = ladder.Ladder(sizes)
         self.latent = None if sizes.rungs else (*self.net.shapes[0], 1, 1)[:3]
-        kind = config.noise if config.output == "gaussian" else "fixed"
+        kind, self.grid = config.noise if config.output == "gaussian" else "fixed", sizes.grid
         self.spread = Spread(kind, config.sigma, (sizes.channels, *sizes.grid))
         self.draws = ladder.Draws(self.net.shapes, config.samples)
 

@@ -90,7 +90,7 @@ class VQVAE(Stage):
         super().__init__()
         self.config, self.channels, self.step = config, channels, 2**config.depth
         small = (grid[0] // self.step, grid[1] // self.step)
-        self.latent = (config.dimension, *small)
+        self.latent, self.grid = (config.dimension, *small), grid
         self.coder = Coder(config, channels)
         sizes = Sizes(config.codes, small, config.prior_width, config.prior_layers)
         self.prior: Prior = Hidden(sizes) if config.prior == "masked" else Ordered(sizes)

@@ -17,8 +17,8 @@ the sum. `over = "max"` lets the level that finds most decide. An image can lead
 as well as to too much: `sides = "both"` takes |s - mean| / deviation over good images, "low" the
 negative.
 
-The map of "per image" is the mean over levels of e_k / s_k, of which the pooled mean is the score
-up to a constant; that of "per cell" is z where it is above 0 (0 where it is not covered: the oddest
+The map of "per image" is that of e_k / s_k over levels (with means everywhere its own mean is the
+score, up to a constant); that of "per cell" is z where it is above 0 (0 where it is not covered: the oddest
 cells are looked for in it, and means are taken of z itself); pull and inversion show themselves;
 a time has no place, and a reviewer sees |x - x'|.
 
@@ -173,7 +173,7 @@ class Diffusion(Rule):
         """The map of (N, K, H, W) cells that are pooled level by level."""
         if self.config.kind != "error":
             return cells[:, 0]
-        return (cells / self.spread.float()[:, None, None]).mean(1)
+        return self._over_levels(cells / self.spread.float()[:, None, None])
 
     def _usual_cells(self, image: Tensor, seen: Seen) -> Tensor:
         """How far each cell is from what it usually is, in deviations, smoothed: (N, H, W)."""

@@ -22,10 +22,8 @@ from inspect_ai.scoring.rule import Rule, Seen
 from inspect_ai.training.descent import Drawn, Run
 
 # fields of Seen that are sums over cells: shared out
-IN_CELLS = (
-    *("surprise", "usual", "varied", "background", "slope", "features"),
-    *("errors", "pull", "inverted"),
-)
+SUMS = ("surprise", "usual", "varied", "background", "slope", "features")
+MEANS = ("errors", "pull", "inverted")  # ... and those that a cell has, however fine it is cut
 Given = tuple[Pixels, Places | None]  # images of one shape and their conditions
 
 
@@ -85,10 +83,12 @@ class Model(nn.Module):
 class Stage(Model):
     """A model that codes images and redraws them from their codes alone: a first stage of another.
 
-    `latent` is (D, a, b): D numbers for each of a x b patches; None where codes are no such map.
+    `latent` is (D, a, b): D numbers for each of a x b patches of `grid`; None where codes are no
+    such map.
     """
 
     latent: tuple[int, int, int] | None = None
+    grid: tuple[int, int]
 
     def encode(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
         """(N, C + 1, h, w) images to codes (N, D, a, b)."""
@@ -255,10 +255,8 @@ class Single(Detector):
             return dies, self.model(dies, condition)
         seen: Seen = self.model(view(pixels), condition)
         moved = {
-            name: view.spread(cells, pixels, total=True)
-            if name == "errors"
-            else view.spread(cells[:, None], pixels, total=True)[:, 0]
-            for name in IN_CELLS
+            name: _moved(view, cells, pixels, total=name in SUMS)
+            for name in (*SUMS, *MEANS)
             if (cells := getattr(seen, name)) is not None
         }
         return dies, seen._replace(expected=view.spread(seen.expected, pixels), **moved)
@@ -267,3 +265,10 @@ class Single(Detector):
         """What the model is given of pixels: its grid, or a map's own dies."""
         dies = self.model.native and self.view.kind == "wafer_map"
         return self.preprocess.detail(pixels) if dies else self.preprocess(pixels)
+
+
+def _moved(view: Preprocess, cells: Tensor, pixels: Tensor, total: bool) -> Tensor:
+    """(N, h, w) or (N, K, h, w) of the grid to a map's dies."""
+    if cells.ndim == 4:
+        return view.spread(cells, pixels, total=total)
+    return view.spread(cells[:, None], pixels, total=total)[:, 0]

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from inspect_ai.diffusing.config import Config
 from inspect_ai.diffusing.looks import Looks, copied
-from inspect_ai.diffusing.process import Config, Image, Process
+from inspect_ai.diffusing.process import Image, Process
 from inspect_ai.errors import BadSettings
 
 GRID = (8, 8)
@@ -47,6 +48,12 @@ class Ideal(Process):
         ({"sampling": 2000}, r"sampling = 2000 .* 1000 steps; use sampling = 1000 or less"),
         ({"steps": 20, "sampling": 9, "calls": 6}, r"step 5 of 20; use calls = 5 or less"),
         ({"lowest": 0.7}, r"lowest = 0.7 lies above highest = 0.6; swap them"),
+        ({"steps": 10, "sampling": 9, "calls": 2, "inversion": 10}, r"use inversion = 9 or less"),
+        (
+            {"levels": 4, "lowest": 0.3, "highest": 0.3},
+            r"fall on 1 of 1000 steps; use fewer levels",
+        ),
+        ({"guidance": 3.0, "drop": 0.0}, r"guidance = 3 with drop = 0.*use drop = 0.1, or"),
         ({"levels": 0}, r"levels.*greater than or equal to 1"),
         ({"inversion": 0}, r"inversion.*greater than or equal to 1"),
     ],
@@ -57,8 +64,10 @@ def test_settings_that_do_not_fit_the_schedule_are_refused_with_what_would(field
 
 
 def test_the_advice_can_be_followed():
-    assert config(steps=3, levels=3, bound=3, sampling=3, calls=1).levels == 3
+    few = {"steps": 3, "levels": 3, "bound": 3, "sampling": 3, "calls": 1, "inversion": 2}
+    assert config(**few, lowest=0.3, highest=1.0).levels == 3
     assert config(steps=20, sampling=9, calls=5).calls == 5
+    assert config(steps=10, sampling=9, calls=2, inversion=9).inversion == 9
 
 
 def test_levels_stand_in_even_steps_between_their_ends():
@@ -142,6 +151,21 @@ def test_guidance_1_is_the_conditional_network_and_0_the_one_told_nothing():
     assert not torch.allclose(told, untold)
 
 
+def test_guidance_without_a_condition_is_refused():
+    with pytest.raises(BadSettings, match=r"guidance = 3 without a \[condition\]"):
+        Process(config(guidance=3.0), (2, *GRID))
+
+
+@pytest.mark.parametrize("target", ["x0", "epsilon", "v"])
+def test_draws_of_a_network_that_says_nothing_stay_in_the_range_of_good_images(target):
+    made = Process(config(target=target), (2, *GRID)).eval()
+    x, w = torch.rand(50, 2, *GRID), torch.ones(50, 1, *GRID)
+    made.standardise(x, w)
+    drawn = made.draw(w, 0, None, 20)
+    assert drawn.min() >= x.min() - 1e-4
+    assert drawn.max() <= x.max() + 1e-4
+
+
 def test_a_share_of_conditions_is_left_out_in_training():
     made, seen = process(classes=2, drop=0.25), []
     asked = made._asked
@@ -212,7 +236,7 @@ def test_the_bound_of_the_ideal_process_is_the_negative_log_likelihood_of_raw_nu
     made.centre.fill_(0.4)
     made.scale.copy_(torch.tensor([0.1, 0.3])[:, None, None])
     raw, w = made.raw(torch.randn(200, 2, *GRID)), torch.ones(200, 1, *GRID)
-    made.measure(made.image(raw, w, None))
+    made.measure([made.image(raw, w, None)])
     normal = torch.distributions.Normal(made.centre, made.scale)
     nll = -normal.log_prob(raw).sum((1, 2, 3))
     bound = Looks(made).surprise(made.image(raw, w, None)).sum((1, 2))
@@ -225,7 +249,7 @@ def test_the_error_that_is_measured_is_that_of_the_ideal_process_at_any_time():
     torch.manual_seed(0)
     made = Ideal(config(), (2, *GRID))
     w = torch.ones(200, 1, *GRID)
-    made.measure(Image(torch.randn(200, 2, *GRID), w, None))
+    made.measure([Image(torch.randn(200, 2, *GRID), w, None) for _ in range(2)])
     times = (900, 500, 300)
     wanted = torch.stack([made.schedule.s[t].square() for t in times])  # variance of x_0 given x_t
     torch.testing.assert_close(made.misfit(times), wanted, rtol=0.2, atol=0)

@@ -1,5 +1,6 @@
 """What diffusion promises beyond the contract of every model."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,6 +9,7 @@ from inspect_ai import models
 from inspect_ai.errors import BadSettings
 from inspect_ai.training.batches import Batches
 from inspect_ai.training.budget import Budget
+from inspect_ai.training.checkpoint import Checkpoints
 from inspect_ai.training.descent import Run
 
 GRID = (16, 16)
@@ -101,6 +103,27 @@ def test_a_fit_learns_scale_and_network_and_says_the_bound_in_bits():
     assert told["bound_bits_per_dim"] < 8 + 0.5 * torch.log2(torch.tensor(17.08 * 0.05**2)).item()
     assert made.glimpse().shape == (2, 8, 1, *GRID)
     assert set(made.pictures(batch, None)) == {"samples", "denoised"}
+
+
+def test_a_killed_fit_goes_on_to_the_very_same_model(tmp_path):
+    def killed(step, losses):
+        if step == 4:
+            raise KeyboardInterrupt
+
+    def fitted(report, kept=None):
+        torch.manual_seed(0)
+        made = models.config("diffusion", {"net": NET}).build(1, GRID, 2)
+        budget = Budget(steps=8, batch_size=4, save_every=3)
+        drawn = Batches(images(16).numpy(), 4, 0, conditions=np.arange(16) % 2)
+        return made.fit(drawn, Run(budget, report, kept))
+
+    kept = Checkpoints(tmp_path / "state.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        fitted(killed, kept)
+    resumed, whole = (fitted(lambda step, losses: None, k) for k in (kept, None))
+    assert kept.load()[0] > 0
+    pairs = zip(resumed.state_dict().values(), whole.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_a_class_is_drawn_with_the_guidance_of_the_settings():

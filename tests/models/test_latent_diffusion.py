@@ -64,18 +64,19 @@ EVERYTHING = ("errors", "pull", "time", "inverted", "surprise")
 
 @pytest.mark.parametrize("kind", STAGES)
 @torch.no_grad()
-def test_what_is_said_of_codes_is_shared_out_over_their_cells(kind):
+def test_a_cell_has_what_its_code_has_and_its_share_of_the_nats(kind):
     made, batch = built(kind, wanted=EVERYTHING), images()
     w, covered = batch[:, -1:], batch[:, -1] > 0
     seen, codes = made(batch), Tale.forward(made, batch)
+    nats = (part.surprise.sum((1, 2)) for part in (seen, codes))
+    torch.testing.assert_close(*nats, rtol=1e-4, atol=1e-4)
     for name in ("pull", "inverted", "surprise"):
-        cells, of_codes = getattr(seen, name), getattr(codes, name)
-        assert cells.shape == (4, *GRID)
-        torch.testing.assert_close(cells.sum((1, 2)), of_codes.sum((1, 2)), rtol=1e-4, atol=1e-4)
-        assert (cells[~covered] == 0).all()
+        assert getattr(seen, name).shape == (4, *GRID)
+        assert (getattr(seen, name)[~covered] == 0).all()
     for row, column in ((4, 4), (7, 11)):  # cells of whole patches
-        own = codes.errors[:, :, row // made.patch[0], column // made.patch[1]]
-        torch.testing.assert_close(seen.errors[:, :, row, column], own)
+        for name in ("errors", "pull", "inverted"):
+            own = getattr(codes, name)[..., row // made.patch[0], column // made.patch[1]]
+            torch.testing.assert_close(getattr(seen, name)[..., row, column], own)
     assert (seen.errors * (1 - (w > 0).float()) == 0).all()
     assert torch.equal(seen.time, codes.time)
 
@@ -195,8 +196,10 @@ def test_without_a_first_stage_it_is_refused_with_what_would_fit():
 
 
 def test_a_first_stage_of_another_grid_or_of_other_conditions_is_refused():
-    with pytest.raises(BadSettings, match=r"4 x 4 codes on a grid of 18 x 16.*on one grid"):
-        Config().build(1, (18, 16), 0, stage())
+    with pytest.raises(BadSettings, match=r"16 x 16 in a model on 32 x 32.*on the same"):
+        Config().build(1, (32, 32), 0, stage())
+    with pytest.raises(BadSettings, match=r"Of the 4 x 4 codes .*multiples of 8"):
+        Config.checked({"net": {"patch": 8}}, "[model]").build(1, GRID, 0, stage())
     told = stage("vector", classes=3)
     for classes, said in ((0, "told none"), (2, "told one of 2")):
         with pytest.raises(BadSettings, match=rf"one of 3 conditions.*{said}"):

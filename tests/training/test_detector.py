@@ -4,8 +4,9 @@ import torch
 
 from inspect_ai.errors import BadImages
 from inspect_ai.preprocess import Preprocess, View
-from inspect_ai.scoring import reconstruction
+from inspect_ai.scoring import density, reconstruction
 from inspect_ai.scoring.rule import Seen
+from inspect_ai.scoring.statistics import STATISTICS, Evidence
 from inspect_ai.training.detector import Model, Single
 
 
@@ -62,3 +63,25 @@ def test_fit_hands_the_rule_only_what_the_model_did_not_see():
     assert [len(image) for image, _ in asked] == [2, 1]
     assert all((image == 1).all() and (seen.expected == 0.5).all() for image, seen in asked)
     assert not made.training
+
+
+class Errs(Model):
+    """Says that each cell of a map errs by what its model's grid shows of it."""
+
+    gives = ("errors", "pull", "inverted", "surprise")
+
+    def forward(self, images, condition=None):
+        cells = images[:, 0] * images[:, -1] + 0.1 * images[:, -1]
+        return Seen(images[:, :1], cells, errors=cells[:, None], pull=cells, inverted=cells)
+
+
+@pytest.mark.parametrize("statistic", ["denoising", "pull", "inversion"])
+def test_an_error_of_a_cell_does_not_depend_on_how_many_dies_it_is_cut_into(statistic):
+    rule = density.Config(rule="density", statistics=("moran", statistic)).build(1, (8, 8))
+    view = View(kind="wafer_map", channels=1, minimum=0, maximum=2, resize="stretch", grid=(8, 8))
+    detector = Single(Preprocess(view), Errs(), rule)
+    coarse = torch.ones(1, 1, 16, 16, dtype=torch.uint8)
+    coarse[:, :, 4:8, 4:8] = 2
+    fine = coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    found = [STATISTICS[statistic](Evidence(*detector.look(dies))) for dies in (coarse, fine)]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
