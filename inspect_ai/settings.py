@@ -1,6 +1,7 @@
 """Settings: what a TOML file may say, checked before any work."""
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -40,6 +41,22 @@ class Settings(BaseModel):
         except ValidationError as error:
             lines = "\n".join(f"  {_advice(cls, fault)}" for fault in error.errors())
             raise BadSettings(f"{where} has {error.error_count()} mistake(s):\n{lines}") from None
+
+    def require_read(self, kind: str, only: Mapping[str, Sequence[str]]) -> None:
+        """Refuses a setting that this kind does not read: it would be asked for in vain.
+
+        Args:
+            only: names of settings, and the kinds that alone read them.
+
+        Raises:
+            ValueError: one was set; a validator of the class calls this.
+        """
+        for name, kinds in only.items():
+            if kind not in kinds and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"'{name}' is of no effect with kind = '{kind}'; drop it, or use kind = "
+                    f"{' or '.join(kinds)}"
+                )
 
 
 def toml(path: Path) -> dict[str, Any]:

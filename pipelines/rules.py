@@ -106,6 +106,7 @@ RULES: dict[str, dict[str, object]] = {
     "inversion, both sides": {**INVERTED, **BOTH},
     "inversion, oddest areas": {**INVERTED, "pooling": AREA, "blur": 2.0},
     "diffusion time": {"rule": "diffusion", "kind": "time"},
+    "diffusion time, both sides": {"rule": "diffusion", "kind": "time", **BOTH},
     "denoising, l2 and ssim, Gaussian": {
         "rule": "density",
         "statistics": ["denoising", "l2", "ssim"],

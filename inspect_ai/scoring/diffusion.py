@@ -14,13 +14,13 @@ is one of
 
 Levels differ in what their errors are and how they spread: without z one of them would be all of
 the sum. `over = "max"` lets the level that finds most decide. An image can lead to too little noise
-as well as to too much: `sides = "both"` takes |s - mean| / deviation over good images, "low" the
-negative.
+as well as to too much, or look less noisy than good ones: `sides = "both"` takes |s - mean| /
+deviation over good images, "low" the negative.
 
 The map of "per image" is that of e_k / s_k over levels (with means everywhere its own mean is the
-score, up to a constant); that of "per cell" is z where it is above 0 (0 where it is not covered: the oddest
-cells are looked for in it, and means are taken of z itself); pull and inversion show themselves;
-a time has no place, and a reviewer sees |x - x'|.
+score, up to a constant); that of "per cell" is z where it is above 0 (0 where it is not covered: the
+oddest cells are looked for in it, and means are taken of z itself); pull and inversion show
+themselves; a time has no place, and a reviewer sees |x - x'|.
 
 Sources: Graham, Pinaya, Tudosiu, Nachev, Ourselin, Cardoso, "Denoising diffusion models for
 out-of-distribution detection", CVPR Workshops 2023, section 3 (z by level; there of a redrawn
@@ -59,7 +59,7 @@ PLACED: tuple[Kind, ...] = ("error", "pull", "inversion")  # their maps are pool
 ONLY: dict[str, tuple[Kind, ...]] = {  # settings that some kinds alone read
     "per": ("error",),
     "over": ("error",),
-    "sides": ("inversion",),
+    "sides": ("inversion", "time"),
     "blur": PLACED,
     "pooling": PLACED,
 }
@@ -74,19 +74,13 @@ class Config(Settings):
     kind: Kind = "error"
     per: Literal["image", "cell"] = "image"  # error: whose mean and deviation are usual
     over: Literal["mean", "max"] = "mean"  # error: of the levels
-    sides: Literal["high", "low", "both"] = "high"  # inversion
+    sides: Literal["high", "low", "both"] = "high"  # inversion, time
     blur: float = Field(default=0.0, ge=0)  # of the map: standard deviation in cells; 0 is none
     pooling: Pooling = Pooling(kind="mean")
 
     @model_validator(mode="after")
     def _asks_for_nothing_in_vain(self) -> Self:
-        usual = type(self).model_fields
-        for name, kinds in ONLY.items():
-            if self.kind not in kinds and getattr(self, name) != usual[name].default:
-                raise ValueError(
-                    f"'{name}' is of no effect with kind = '{self.kind}'; drop it, or use kind = "
-                    f"{' or '.join(kinds)}"
-                )
+        self.require_read(self.kind, ONLY)
         return self
 
     def build(self, channels: int, grid: tuple[int, int]) -> "Diffusion":
@@ -120,7 +114,7 @@ class Diffusion(Rule):
         if self.by_cell:
             self._fit_cells(pairs)
         elif self.config.kind == "error" or self.config.sides == "both":
-            numbers = [self._pooled(self._cells(*pair), pair[0][:, -1]) for pair in pairs]
+            numbers = [self._numbers(*pair) for pair in pairs]
             found = torch.cat(numbers) if numbers else torch.empty(0, 1)
             _require_two(len(found))
             self.mean = found.mean(0)
@@ -151,7 +145,8 @@ class Diffusion(Rule):
     def forward(self, image: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
         w = image[:, -1]
         if self.config.kind == "time":
-            return said(seen.time), (image[:, :-1] - seen.expected).abs().mean(1) * w
+            shown = (image[:, :-1] - seen.expected).abs().mean(1) * w
+            return self._score(self._numbers(image, seen)).float(), shown
         if self.by_cell:
             z = self._usual_cells(image, seen)
             shown = z.clamp(min=0)
@@ -160,8 +155,14 @@ class Diffusion(Rule):
         cells = self._cells(image, seen)
         return self._score(self._pooled(cells, w)).float(), self._shown(cells)
 
+    def _numbers(self, image: Tensor, seen: Seen) -> Tensor:
+        """The number of each image and level, (N, K); one level but for errors."""
+        if self.config.kind == "time":
+            return said(seen.time)[:, None].double()
+        return self._pooled(self._cells(image, seen), image[:, -1])
+
     def _score(self, numbers: Tensor) -> Tensor:
-        """(N, K) pooled levels to (N,)."""
+        """(N, K) levels to (N,)."""
         if self.config.kind == "error":
             return self._over_levels((numbers - self.mean) / self.spread)
         number = numbers[:, 0]

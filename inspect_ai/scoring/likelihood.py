@@ -108,13 +108,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _asks_for_nothing_in_vain(self) -> Self:
-        usual = type(self).model_fields
-        for name, kinds in ONLY.items():
-            if self.kind not in kinds and getattr(self, name) != usual[name].default:
-                raise ValueError(
-                    f"'{name}' is of no effect with kind = '{self.kind}'; drop it, or use kind = "
-                    f"{' or '.join(kinds)}"
-                )
+        self.require_read(self.kind, ONLY)
         return self
 
     def build(self, channels: int, grid: tuple[int, int]) -> "Likelihood":

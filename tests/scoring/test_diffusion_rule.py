@@ -297,6 +297,17 @@ def test_a_time_is_taken_as_it_is_and_has_no_place_on_the_map():
     assert (shown[..., 4:] == 0).all()
 
 
+def test_a_time_can_be_odd_on_either_side():
+    image, seen = good(3)
+    both, low = (rule(kind="time", sides=sides) for sides in ("both", "low"))
+    both.fit([(image, seen._replace(time=torch.tensor([0.2, 0.3, 0.4])))])
+    odd = seen._replace(time=torch.tensor([0.1, 0.3, 0.5]))
+    torch.testing.assert_close(
+        both(image, odd)[0], torch.tensor([2.0, 0.0, 2.0]), atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(low(image, odd)[0], torch.tensor([-0.1, -0.3, -0.5]))
+
+
 def test_a_rule_asks_for_what_its_kind_reads():
     kinds = ("error", "pull", "inversion", "time")
     asked = [rule(kind=kind).needs for kind in kinds]
