@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator
 
+from inspect_ai.diffusing.config import Config
 from inspect_ai.recipe import Recipe
 from inspect_ai.review.canvas import plain_log, styled
 from inspect_ai.scores import Float64
@@ -43,9 +44,10 @@ class Way:
 
     def ships(self, made: Recipe, count: int) -> bool:
         """Whether that is how the run is scored anyway."""
-        fields, dumped = made.model_config_().model_dump(), made.model_dump()
-        asked = fields | self.settings | {self.setting: count}
-        return bool(asked == fields and self.score == dumped["score"])
+        own = made.model_config_()
+        asked = own.model_copy(update=self.settings | {self.setting: count})
+        same = _but_ends(asked) == _but_ends(own) and asked.times == own.times
+        return bool(same and self.score == made.model_dump()["score"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,11 @@ class Point:
     captures: tuple[float, float]  # at RATES
     rate: float  # images a second; 0 where it is not measured
     exact: bool = True  # whether the rate is measured
+
+
+def _but_ends(config: Config) -> dict[str, object]:
+    """Settings but for the ends of the noise levels, of which the levels themselves are told."""
+    return config.model_dump(exclude={"lowest", "highest"})
 
 
 def completed(points: Iterable[Point]) -> list[Point]:

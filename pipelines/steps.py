@@ -37,6 +37,7 @@ from inspect_ai import metrics, parity, train
 from inspect_ai.assembly import new_detector
 from inspect_ai.bundle.runtime import answer, open_session
 from inspect_ai.data.manifest import Manifest
+from inspect_ai.diffusing.config import Config
 from inspect_ai.diffusing.tale import Tale
 from inspect_ai.errors import BadSettings, InspectError
 from inspect_ai.scores import Float32, Pixels
@@ -52,6 +53,7 @@ PIECE, BATCH, MOST = 32, 64, 1024  # images scored and timed at a time; most in 
 RUNS, SHORT = 3, 0.3  # of a measured speed: runs, and the least seconds of one
 LEVELS, REDRAWS, BOUNDS = (1, 2, 4, 8, 16, 32, 50), (1, 2, 5, 10, 25, 50), (2, 5, 10, 25, 50)
 UNROLLED = 10  # calls, at most, of a graph that is exported to be timed
+AWAY, LEAST = 0.2, 0.05  # of the schedule: levels around a run\'s only one, and their least
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def ways(trained: Trained) -> list[Way]:
     calls = tuple(sorted({*REDRAWS, config.calls}))
     inversions = tuple(sorted({*REDRAWS, 3, config.inversion}))
     bounds = tuple(sorted({*BOUNDS, config.bound}))
-    one: dict[str, object] = {"redraw": "levels", "draws": 1}
+    one: dict[str, object] = {"redraw": "levels", "draws": 1, **_span(config)}
     least = {**one, "levels": 1}
 
     def score(kind: str) -> dict[str, object]:
@@ -96,6 +98,14 @@ def ways(trained: Trained) -> list[Way]:
     if any(way.ships(made, count) for way in found for count in way.counts):
         return found
     return [*found, Way("as it ships", own, "levels", (config.levels,))]
+
+
+def _span(config: Config) -> dict[str, object]:
+    """Ends for more levels than one, around the one of a run that has no more."""
+    if config.lowest < config.highest:
+        return {}
+    away = min(AWAY, config.lowest - LEAST, 1 - config.lowest)
+    return {"lowest": config.lowest - away, "highest": config.lowest + away}
 
 
 def main(folders: list[Path], on_test: bool, out: Path = OUT, ask: Ways = ways) -> None:
