@@ -138,7 +138,9 @@ def _said(points: list[Point], at: int) -> Iterator[str]:
         f"{chosen.captures[at]:.3f}."
     )
     for own in (point for point in points if point.ships):
-        where = "which is the knee" if own == chosen else "which is not the knee"
+        alike = [point for point in points if point.way == own.way]
+        whose = "the knee of all" if own == chosen else "the knee of its score"
+        where = f"which is {whose if own in (chosen, knee(alike, at)) else 'no knee'}"
         yield (
             f"The run's own: {own.way.name}, {_calls(own)}, {_rate(own)} images/s, {told} "
             f"{own.captures[at]:.3f}, {where}."

@@ -9,7 +9,8 @@ or with --test those of the test split, for the record. Written to DIR/steps_RUN
 DIR is pipelines/results if not given.
 
 Calls are counted as they are made, and are those of one image: a score that does not come with an
-expected image has one more, for the picture that a reviewer sees; the timer's is not counted.
+expected image has one more, for the picture that a reviewer sees; the timer's is not counted. Several levels of a
+run that has one are spread AWAY from it to either side.
 Images a second are those of the exported graph by ONNX Runtime, best of RUNS runs on THREADS
 threads, for batches of BATCH images (fewer where more than MOST would be in one call) that have the
 size of the grid already: 32 x 32 dies on a grid of 32 x 32 cells. Calls that wait for each other
@@ -53,7 +54,7 @@ PIECE, BATCH, MOST = 32, 64, 1024  # images scored and timed at a time; most in 
 RUNS, SHORT = 3, 0.3  # of a measured speed: runs, and the least seconds of one
 LEVELS, REDRAWS, BOUNDS = (1, 2, 4, 8, 16, 32, 50), (1, 2, 5, 10, 25, 50), (2, 5, 10, 25, 50)
 UNROLLED = 10  # calls, at most, of a graph that is exported to be timed
-AWAY, LEAST = 0.2, 0.05  # of the schedule: levels around a run\'s only one, and their least
+AWAY, LEAST = 0.2, 0.05  # of the schedule: levels around a run's only one, and their least
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,8 +162,12 @@ def test_the_table_names_the_knees_and_the_runs_own_point():
     assert "| other | 1 | 1,000 | 0.600 | 0.900 | 0.600 (1 call) |" in text
     assert "| made | 4 | 200 | 0.900 | 0.920 | 0.990 | knee, the run's own |" in text
     assert "The knee of all: made, 4 calls, 200 images/s" in text
-    assert "which is the knee." in text
+    assert "which is the knee of all." in text
     assert "~" not in text
+    better = table("head", [*points, point(0.99, 5000, other)], 0)
+    assert "which is the knee of its score." in better
+    worse = table("head", [*points, point(0.92, 300, calls=3)], 0)
+    assert "which is no knee." in worse
 
 
 def test_the_picture_has_a_line_a_score_and_a_number_a_point():

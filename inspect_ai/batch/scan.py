@@ -73,7 +73,8 @@ def scan(
     _check_rule(bundle, manifest)
     step = steps.Step("scan", out, _inputs(bundle, manifest))
     if step.finished:
-        tidy(out)  # a kill may have come before
+        tidy(out)  # a kill may have come before, and before the lock was let go
+        (out / steps.LOCK).unlink(missing_ok=True)
         return _result(out, step)
     began = time.monotonic()
     with steps.alone(out), steps.disk(out):

@@ -30,6 +30,7 @@ DOT, LETTER = 0.008, (0.0064, 0.033)  # sizes as shares of the panel
 PLACES = (
     ((7, -3), "left"), ((-7, -3), "right"), ((0, 7), "center"), ((0, -14), "center"),
     ((7, 7), "left"), ((7, -14), "left"), ((-7, 7), "right"), ((-7, -14), "right"),
+    ((0, 16), "center"), ((0, -23), "center"), ((12, 16), "left"), ((-12, 16), "right"),
 )  # fmt: skip
 TICKS = (0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1)
 WIDTH = 11.0  # inches
@@ -55,7 +56,9 @@ def speed(section: Section) -> str | None:
         axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
         _spread(axes.yaxis, 0.02)
         axes.margins(x=0.14, y=0.1)
-        _named(axes, [(line.run, rate, capture.value) for line, rate, capture in shown])
+        # all are of one data set: its name would only stand in the way of the others
+        names = [line.run.removeprefix(f"{section.data}_") for line, _, _ in shown]
+        _named(axes, [(n, rate, c.value) for n, (_, rate, c) in zip(names, shown, strict=True)])
         axes.set(xlabel="images a second, end to end", ylabel="capture at 1 % overkill")
         figure.legend(loc="outside upper left", fontsize=8, ncols=5)
         return svg(figure, f"speed {section.data}")

@@ -4,7 +4,7 @@ With coverage w and e_k the squared error of the noise that is guessed at level 
 is one of
 
     error, per image   z_k = (d_k - m_k) / s_k, averaged over levels; d_k is the pooled map of level
-                       k (the mean of e_k over covered cells, as it is shipped), m_k and s_k its
+                       k (the mean of e_k over covered cells by default), m_k and s_k its
                        mean and deviation over good images
     error, per cell    z_k = (e_k - m_k) / s_k cell by cell, averaged over levels and pooled; for
                        pictures of one place, which are good in one way at each of their cells

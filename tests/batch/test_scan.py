@@ -389,3 +389,12 @@ def test_images_the_bundle_was_made_from_are_noted_and_test_images_are_not(dies,
         scan(bundle, manifest.part(split), tmp_path / split, Options(device="cpu"))
         notes = json.loads((tmp_path / split / "run.json").read_text())["notes"]
         assert any("trained or calibrated on" in note for note in notes) == noted
+
+
+def test_a_lock_that_a_kill_left_behind_a_finished_scan_is_let_go(
+    dies, folder, reference, tmp_path
+):
+    out = shutil.copytree(reference, tmp_path / "out")
+    (out / steps.LOCK).touch()
+    scanned(dies, folder, out)
+    assert not (out / steps.LOCK).exists()
