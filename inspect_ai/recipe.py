@@ -50,9 +50,7 @@ class Recipe(Settings):
     false_alarm_rate: float = Field(gt=0, lt=1)  # share of good images that may be flagged
     confidence: float | None = Field(default=None, gt=0, lt=1)  # None: the rate holds on average
     members: tuple["Recipe", ...] = ()  # of a fusion: run files beside this one
-    first_stage: "Recipe | None" = (
-        None  # whose codes a latent model sees: a run file beside this one
-    )
+    first_stage: "Recipe | None" = None  # whose codes a model sees: a run file beside this one
     condition: Condition | None = None  # what a conditional model is told of each image
     model: dict[str, Any]
     score: Score | None = None  # a fusion has none: its members have

@@ -9,13 +9,13 @@ or with --test those of the test split, for the record. Written to DIR/steps_RUN
 DIR is pipelines/results if not given.
 
 Calls are counted as they are made, and are those of one image: a score that does not come with an
-expected image has one more, for the picture that a reviewer sees; the timer's is not counted. Several levels of a
-run that has one are spread AWAY from it to either side.
-Images a second are those of the exported graph by ONNX Runtime, best of RUNS runs on THREADS
-threads, for batches of BATCH images (fewer where more than MOST would be in one call) that have the
-size of the grid already: 32 x 32 dies on a grid of 32 x 32 cells. Calls that wait for each other
-make a long graph: one of more than UNROLLED is not exported, its time follows from the longest that
-was in proportion to its calls, and it has a ~.
+expected image has one more, for the picture that a reviewer sees; the timer's is not counted.
+Several levels of a run that has one are spread AWAY from it to either side. Images a second are
+those of the exported graph by ONNX Runtime, best of RUNS runs on THREADS threads, for batches of
+BATCH images (fewer where more than MOST would be in one call) that have the size of the grid
+already: 32 x 32 dies on a grid of 32 x 32 cells. Calls that wait for each other make a long graph:
+one of more than UNROLLED is not exported, its time follows from the longest that was in proportion
+to its calls, and it has a ~.
 
 The knee of a score is its quickest point whose capture is at most NEAR below its best; the knee of
 all is that of all points (points.py). Capture is that at 1 % overkill, or at 5 % where 1 % of the
@@ -122,9 +122,9 @@ def main(folders: list[Path], on_test: bool, out: Path = OUT, ask: Ways = ways) 
         points.sort(key=lambda point: asked.index(point.way))
         name = folder.parent.name if folder.name == "checkpoint" else folder.name
         where = "of the test split" if on_test else "that were made odd"
-        few, many = (sum(len(pixels) for pixels, _ in part) for part in (data.odd, data.good))
-        at = 0 if many * RATES[0] >= metrics.FEWEST else 1
-        head = f"**{name}**, {many:,} good images and {few:,} odd ones {where}"
+        good, odd = (sum(len(pixels) for pixels, _ in part) for part in (data.good, data.odd))
+        at = 0 if good * RATES[0] >= metrics.FEWEST else 1
+        head = f"**{name}**, {good:,} good images and {odd:,} odd ones {where}"
         text = table(head, points, at)
         (out / f"steps_{name}.md").write_text(text, encoding="utf-8")
         picture(points, at).savefig(out / f"steps_{name}.png")

@@ -1,4 +1,4 @@
-"""What is asked of a diffusion model: schedule, network, training, and what is looked at in scoring."""
+"""What is asked of a diffusion model: schedule, network, training, and looks in scoring."""
 
 from typing import Literal, Self
 
@@ -21,10 +21,8 @@ class Config(Settings):
     bins: int = Field(default=10, ge=2)  # diffusion times that are told apart
     levels: int = Field(default=4, ge=1)  # K, noise levels of the denoising error
     draws: int = Field(default=1, ge=1)  # of noise at each level
-    lowest: float = Field(
-        default=0.1, gt=0, le=1
-    )  # first and last level, as shares of T; one: midway
-    highest: float = Field(default=0.6, gt=0, le=1)
+    lowest: float = Field(default=0.1, gt=0, le=1)  # first level, as a share of T
+    highest: float = Field(default=0.6, gt=0, le=1)  # and last; a single one is midway
     redraw: Literal["levels", "partial"] = "levels"  # what is expected: see the model
     start: float = Field(default=0.25, gt=0, le=1)  # partial: where a redraw begins, share of T
     calls: int = Field(default=5, ge=1)  # partial: of the network

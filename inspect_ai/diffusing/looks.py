@@ -18,19 +18,22 @@ Sources: Graham et al., "Denoising diffusion models for out-of-distribution dete
 (several levels). Wyatt, Leach, Schmon, Willcocks, "AnoDDPM", CVPRW 2022 (partial diffusion,
 simplex noise). Tebbe, Tayyub, "Dynamic addition of noise in a diffusion model for anomaly
 detection", CVPRW 2024 (a scaled image without noise). Song, Meng, Ermon, "Denoising diffusion
-implicit models", ICLR 2021, section 4.3 (inversion). Livernoche, Jain,
-Hezaveh, Ravanbakhsh, "On diffusion modeling for anomaly detection", ICLR 2024 (time). Kingma et
-al., "Variational diffusion models", NeurIPS 2021 (bound).
+implicit models", ICLR 2021, section 4.3 (inversion). Livernoche, Jain, Hezaveh, Ravanbakhsh, "On
+diffusion modeling for anomaly detection", ICLR 2024 (time). Kingma et al., "Variational diffusion
+models", NeurIPS 2021 (bound).
 
 Shapes: N images, D channels, h, w cells, K levels, E draws, M = K E.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from inspect_ai.diffusing.bound import bound
+from inspect_ai.diffusing.bound import Bound, bound
 from inspect_ai.diffusing.process import Image, Process
 from inspect_ai.diffusing.samplers import draw, inverted, strided
+from inspect_ai.training.draws import copies
 
 
 class Looks(nn.Module):
@@ -60,13 +63,14 @@ class Looks(nn.Module):
 
     def levels(self, image: Image) -> tuple[Tensor, Tensor]:
         """errors (N, K, h, w), and the expected x_0 (N, D, h, w)."""
-        noise = self.level_noise * image.there[:, None]  # (N, M, D, h, w)
-        x_t, x0 = self._many(image, noise, self.at)
-        a, s = (part[:, 0] for part in self.process.schedule.at(self.at))
-        eps = (x_t - a[:, None] * x0) / s[:, None]
+        noise, x_t, x0 = self._many(image, self.level_noise, self.at)
+        eps = self.process.schedule.eps(x0, x_t, self.at, "x0")
         errors = (noise - eps).square().mean(2) * image.there
-        k, e = self.process.config.levels, self.process.config.draws
-        return errors.reshape(-1, k, e, *errors.shape[2:]).mean(2), x0.mean(1)
+        return self._by_level(errors), x0.mean(1)
+
+    def expected(self, image: Image) -> Tensor:
+        """The expected x_0 of each level, (N, K, D, h, w)."""
+        return self._by_level(self._many(image, self.level_noise, self.at)[2])
 
     def partial(self, image: Image) -> Tensor:
         """x_0 (N, D, h, w) drawn back from `start` by DDIM."""
@@ -101,26 +105,25 @@ class Looks(nn.Module):
 
     def surprise(self, image: Image) -> Tensor:
         """(N, h, w) nats of raw numbers, weighted with coverage."""
-        schedule, times = self.process.schedule, self.bound_times
+        nats = self.bound(image, self.bound_noise, self.bound_times).total
+        return ((nats + self.process.scale.log()) * image.w).sum(1)
+
+    def bound(self, image: Image, noise: Tensor, times: Sequence[int]) -> Bound:
+        """The bound on -log p(x) of standardised numbers, by noise (M, D, h, w) at M times."""
         at = torch.tensor(times, device=image.x.device)
-        _, x0 = self._many(image, self.bound_noise * image.there[:, None], at)
-        misfit = self.process.misfit(times)
-        nats = bound(schedule, image.x, x0, times, misfit).total + self.process.scale.log()
-        return (nats * image.w).sum(1)
+        x0 = self._many(image, noise, at)[2]
+        return bound(self.process.schedule, image.x, x0, times, self.process.misfit(times))
 
-    def _many(self, image: Image, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-        """x_t and x_0^, (N, M, D, h, w), for (N, M, D, h, w) noise at (M,) times: one call."""
-        m = times.shape[0]
-        a, s = (part[:, 0, 0, 0, None, None, None] for part in self.process.schedule.at(times))
-        x_t = a * image.x[:, None] + s * noise
-        many = Image(copied(image.x, m), copied(image.w, m), None)
-        if image.condition is not None:
-            many = many._replace(condition=copied(image.condition, m))
-        t = times[None].expand(noise.shape[0], m).flatten()
+    def _by_level(self, each: Tensor) -> Tensor:
+        """(N, M, ...) to the mean over the draws of each level, (N, K, ...)."""
+        k, e = self.process.config.levels, self.process.config.draws
+        return each.reshape(-1, k, e, *each.shape[2:]).mean(2)
+
+    def _many(self, image: Image, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Noise, x_t and x_0^, (N, M, D, h, w), of noise (M, D, h, w) at (M,) times: one call."""
+        m, noise = times.shape[0], noise * image.there[:, None]
+        x_t = self.process.schedule.noised(image.x[:, None], noise, times)
+        many = Image(*(part if part is None else copies(part, m) for part in image))  # type: ignore[arg-type]
+        t = times[None].expand(image.x.shape[0], m).flatten()
         x0 = self.process.denoised(many, x_t.flatten(0, 1), t)
-        return x_t, x0.reshape(-1, m, *x0.shape[1:])
-
-
-def copied(x: Tensor, times: int) -> Tensor:
-    """(N, ...) to (N times, ...), copies of one image next to each other."""
-    return x[:, None].expand(x.shape[0], times, *x.shape[1:]).flatten(0, 1)
+        return noise, x_t, x0.reshape(-1, m, *x0.shape[1:])

@@ -34,6 +34,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from inspect_ai.training.draws import opposite
+
 SKEW = (math.sqrt(3) - 1) / 2  # makes the triangles' lattice one of squares
 BACK = (3 - math.sqrt(3)) / 6
 REACH = 0.5  # squared: height of a triangle, beyond which a corner has no say
@@ -47,8 +49,7 @@ def antithetic(count: int, shape: tuple[int, ...], seed: int = 0) -> Tensor:
     Draws 2 k and 2 k + 1 are of opposite sign; of an odd count the last is alone.
     """
     generator = torch.Generator().manual_seed(seed)
-    e = torch.randn((count + 1) // 2, *shape, generator=generator)
-    return torch.stack([e, -e], 1).flatten(0, 1)[:count]
+    return opposite(torch.randn((count + 1) // 2, *shape, generator=generator), count)
 
 
 def simplex(

@@ -13,8 +13,8 @@ p(x | c) and p(x); guidance g moves a draw from one past the other:
 
 Sources: Ho, Jain, Abbeel, "Denoising diffusion probabilistic models", NeurIPS 2020, algorithm 1.
 Ho, Salimans, "Classifier-free diffusion guidance", 2022, equation 6. Kingma, Salimans, Poole, Ho,
-"Variational diffusion models", NeurIPS 2021, appendix I.1 (times in equal steps). The range: Ho, Jain, Abbeel, 2020,
-appendix B, of whose images it is [-1, 1].
+"Variational diffusion models", NeurIPS 2021, appendix I.1 (times in equal steps). The range: Ho,
+Jain, Abbeel, 2020, appendix B, of whose images it is [-1, 1].
 
 Shapes: N images, D channels, h, w cells; an image is x (N, D, h, w) and coverage w (N, 1, h, w).
 """
@@ -34,7 +34,8 @@ from inspect_ai.diffusing.samplers import Denoise, draw, strided
 from inspect_ai.diffusing.schedules import Schedule
 from inspect_ai.diffusing.timer import Timer
 from inspect_ai.errors import BadSettings
-from inspect_ai.training.descent import Batch, Drawn, Player, Run, descend
+from inspect_ai.training.descent import Batch, Drawn, Run, descend
+from inspect_ai.training.draws import opposite
 
 TIMER = 16  # channels of the timer: it is to cost little beside the network
 MEASURED = 32  # times at which the network's error is measured, in even steps
@@ -118,11 +119,11 @@ class Process(nn.Module):
             image = made[0][1]
             return self.loss(image) if player == "network" else self.timing(image)
 
-        descend({"network": Player(self.net), "timer": Player(self.timer)}, loss, batches, run)
+        descend({"network": self.net, "timer": self.timer}, loss, batches, run)
 
     @torch.no_grad()
     def measure(self, images: Sequence[Image]) -> None:
-        """Measures the mean squared error of x_0 along the schedule, on some of the training's images.
+        """Measures the mean squared error of x_0 along the schedule, on images of the training.
 
         It is kept as a share of what is left of N(0, 1) numbers, 1 / (1 + SNR): that hardly moves.
         """
@@ -210,8 +211,7 @@ class Process(nn.Module):
         if self.config.noise == "gaussian":
             return antithetic(count, self.shape, seed)
         seeded = torch.Generator().manual_seed(seed)
-        half = simplex((count + 1) // 2, self.shape, seeded, self.octaves)
-        return torch.stack([half, -half], 1).flatten(0, 1)[:count]
+        return opposite(simplex((count + 1) // 2, self.shape, seeded, self.octaves), count)
 
     @property
     def octaves(self) -> int:

@@ -10,8 +10,8 @@ EDM adds noise of deviation sigma to x_0 and shrinks nothing. That is x_t / a_t 
 s_t / a_t: a step of DDIM is a step of Euler's on its differential equation.
 
 A network is asked for x_0, for e, or for v = a_t e - s_t x_0. With data of deviation 1, v is what
-EDM's preconditioning asks for. In DDPM's simple loss, that of e, the squared error of x_0
-weighs SNR(t) = a_t^2 / s_t^2; min-SNR weighs it min(SNR, gamma), whatever is asked for.
+EDM's preconditioning asks for. In DDPM's simple loss, that of e, the squared error of x_0 weighs
+SNR(t) = a_t^2 / s_t^2; min-SNR weighs it min(SNR, gamma), whatever is asked for.
 
     q(x_s | x_t, x_0) = N(m, v),   r = a_t / a_s,   b = s_t^2 - r^2 s_s^2,   s < t
     m = (r s_s^2 x_t + a_s b x_0) / s_t^2,   v = s_s^2 b / s_t^2
@@ -58,7 +58,7 @@ class Schedule(nn.Module):
         self.register_buffer("s", torch.from_numpy(np.sqrt(1 - kept)).float(), persistent=False)
 
     def at(self, t: Time) -> tuple[Tensor, Tensor]:
-        """a_t and s_t: of one time scalars, of (N,) times (N, 1, 1, 1)."""
+        """a_t and s_t: of one time scalars, of (N,) times (N, 1, 1, 1), beside (..., N, C, h, w)."""
         a, s = self.a[t], self.s[t]
         return (a, s) if isinstance(t, int) else (_beside(a), _beside(s))
 

@@ -6,13 +6,12 @@ Shapes: N images, C channels, H, W cells of an image; D numbers, h, w cells of w
 """
 
 import math
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from inspect_ai.diffusing.bound import bound
 from inspect_ai.diffusing.looks import Looks
 from inspect_ai.diffusing.process import Image, Process
 from inspect_ai.scoring.rule import Seen
@@ -28,6 +27,7 @@ FEW, CALLS = 32, 50  # images whose bound is told, and its network calls
 class Tale(Model):
     """A model with a diffusion process; a model file says what is diffused."""
 
+    bits: ClassVar[float] = 8.0  # of a number's unit, 1 / 256 of [0, 1]
     process: Process
     looks: Looks
     coverage: Tensor
@@ -98,11 +98,9 @@ class Tale(Model):
     @override
     @torch.no_grad()
     def told(self, images: Tensor, condition: Tensor | None) -> dict[str, float]:
-        pieces = [
-            self.image(part, None if condition is None else condition[start : start + FEW])
-            for start in range(0, images.shape[0], FEW)
-            for part in (images[start : start + FEW],)
-        ]
+        parts = torch.split(images, FEW)  # of all at once, K copies would go through the network
+        places = [None] * len(parts) if condition is None else torch.split(condition, FEW)
+        pieces = [self.image(*part) for part in zip(parts, places, strict=True)]
         covered = torch.stack([image.there.sum() for image in pieces]).sum().clamp(min=1)
         errors = torch.stack([self.looks.levels(image)[0].sum((0, 2, 3)) for image in pieces])
         each = errors.sum(0) / covered
@@ -126,14 +124,8 @@ class Tale(Model):
 
     def levels(self, images: Tensor, condition: Tensor | None) -> list[Tensor]:
         """What is expected of images at each noise level, (N, C, H, W)."""
-        image, process = self.image(images, condition), self.process
-        noise = process.fixed(1, 0).to(image.x) * image.there
-        found = []
-        for t in process.config.times:
-            x_t = process.schedule.noised(image.x, noise, t)
-            raw = process.raw(process.denoised(image, x_t, t))
-            found.append(self.shown(raw, images[:, -1:], condition))
-        return found
+        each = self.looks.expected(self.image(images, condition)).unbind(1)
+        return [self.shown(self.process.raw(x0), images[:, -1:], condition) for x0 in each]
 
     def _sampled(self, like: Tensor, seed: int, told: Tensor | None, calls: int) -> Tensor:
         w = like[:, -1:]
@@ -157,23 +149,9 @@ class Tale(Model):
         """The bound's parts in bits a number, of the process on raw numbers."""
         process = self.process
         times = process.schedule.even(min(CALLS, process.config.steps))
-        noise = process.fixed(len(times), 3).to(image.x)
-        redrawn = torch.stack(
-            [
-                process.denoised(image, process.schedule.noised(image.x, e * image.there, t), t)
-                for e, t in zip(noise, times, strict=True)
-            ],
-            1,
-        )
-        parts = bound(process.schedule, image.x, redrawn, times, process.misfit(times))
+        parts = self.looks.bound(image, process.fixed(len(times), 3).to(image.x), times)
         numbers = (image.w.sum() * process.shape[0]).clamp(min=1) * math.log(2)
-        found = {n: float((part * image.w).sum() / numbers) for n, part in parts._asdict().items()}
+        named = parts._asdict().items()
+        found = {f"{n}_bits_per_dim": float((p * image.w).sum() / numbers) for n, p in named}
         unit = float(process.scale.log2().mean()) + self.bits
-        return {f"{name}_bits_per_dim": nats for name, nats in found.items()} | {
-            "bound_bits_per_dim": sum(found.values()) + unit
-        }
-
-    @property
-    def bits(self) -> float:
-        """Bits of a number's unit: 8 where it is 1 / 256 of [0, 1]."""
-        return 8.0
+        return found | {"bound_bits_per_dim": sum(found.values()) + unit}

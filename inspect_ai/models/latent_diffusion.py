@@ -112,6 +112,7 @@ class LatentDiffusion(Tale):
     """See the module's docstring."""
 
     gives: ClassVar[tuple[str, ...]] = ("errors", "pull", "time", "inverted", "surprise")
+    bits: ClassVar[float] = 0.0  # codes have no smallest step
 
     def __init__(self, config: Config, grid: tuple[int, int], classes: int, stage: Stage) -> None:
         assert stage.latent is not None
@@ -181,12 +182,6 @@ class LatentDiffusion(Tale):
     def told(self, images: Tensor, condition: Tensor | None) -> dict[str, float]:
         found = super().told(images, condition)
         return {f"latent_{name}": figure for name, figure in found.items()}
-
-    @property
-    @override
-    def bits(self) -> float:
-        """0: codes have no smallest step."""
-        return 0.0
 
     def _told(self, condition: Tensor | None) -> Tensor | None:
         """What the first stage is told: nothing, where it is told of no condition."""

@@ -42,7 +42,7 @@ from typing_extensions import override
 from inspect_ai.errors import BadSettings
 from inspect_ai.scoring.rule import Seen
 from inspect_ai.settings import Settings
-from inspect_ai.training import ladder
+from inspect_ai.training import draws, ladder
 from inspect_ai.training.blocks import require_halvings
 from inspect_ai.training.codes import regret, walks
 from inspect_ai.training.descent import Batch, Drawn, Run, descend
@@ -113,13 +113,14 @@ class VAE(Stage):
 
     def __init__(self, config: Config, sizes: ladder.Sizes) -> None:
         super().__init__()
-        self.config, self.channels, self.classes = config, sizes.channels, sizes.classes
+        self.config, self.channels = config, sizes.channels
+        self.classes, self.grid = sizes.classes, sizes.grid
         self.linear = config.depth == 0 and config.output == "gaussian"
         self.net = ladder.Ladder(sizes)
         self.latent = None if sizes.rungs else (*self.net.shapes[0], 1, 1)[:3]
-        kind, self.grid = config.noise if config.output == "gaussian" else "fixed", sizes.grid
+        kind = config.noise if config.output == "gaussian" else "fixed"
         self.spread = Spread(kind, config.sigma, (sizes.channels, *sizes.grid))
-        self.draws = ladder.Draws(self.net.shapes, config.samples)
+        self.draws = draws.Draws(self.net.shapes, config.samples)
 
     @override
     def fit(self, batches: Drawn, run: Run) -> Self:
@@ -182,10 +183,10 @@ class VAE(Stage):
             kind: "elbo" or "iwae"; None is the one of the settings.
         """
         k, w = self.config.samples, images[:, -1]
-        many = [Normal(ladder.copies(e.mean, k), ladder.copies(e.log_var, k)) for e in estimates]
-        told = None if condition is None else ladder.copies(condition, k)
+        many = [Normal(draws.copies(e.mean, k), draws.copies(e.log_var, k)) for e in estimates]
+        told = None if condition is None else draws.copies(condition, k)
         logits, levels = self.net.top_down(many, self.draws(w.shape[0]), told)
-        misfit = self.misfit(logits, ladder.copies(images, k)).reshape(-1, k, *w.shape[1:])
+        misfit = self.misfit(logits, draws.copies(images, k)).reshape(-1, k, *w.shape[1:])
         whole = misfit.sum((2, 3))
         if (kind or self.config.bound) == "elbo":
             shares = misfit.mean(1)
@@ -194,9 +195,8 @@ class VAE(Stage):
             paid = -(whole + ladder.excess(levels).reshape(-1, k))  # log p(x, z) / q(z | x)
             shares = (misfit * torch.softmax(paid, 1)[:, :, None, None]).sum(1)
             total = math.log(k) - torch.logsumexp(paid, 1)
-        rest = total - shares.sum((1, 2))
         evenly = w / w.sum((1, 2), keepdim=True).clamp(min=ROUNDING)
-        return shares + rest[:, None, None] * evenly
+        return shares + (total - shares.sum((1, 2)))[:, None, None] * evenly
 
     def regret(
         self, images: Tensor, steps: int, rate: float, condition: Tensor | None = None
@@ -231,19 +231,19 @@ class VAE(Stage):
     @override
     def told(self, images: Tensor, condition: Tensor | None) -> dict[str, float]:
         estimates = self.net.bottom_up(ladder.shown(images), condition)
-        _, levels = self.net.top_down(estimates, None, condition)
+        levels = self.net.top_down(estimates, None, condition)[1]
         units = [ladder.shift(level).var(0, correction=0) for level in levels]
         few = slice(0, 64)  # each is drawn `samples` times
-        some = [Normal(e.mean[few], e.log_var[few]) for e in estimates]
-        told = None if condition is None else condition[few]
+        some = [Normal(*(part[few] for part in e)) for e in estimates]
         numbers = (images[few, -1].sum() * self.channels).clamp(min=1)
+        told = None if condition is None else condition[few]
         nats = self.bound(images[few], some, told).sum() / numbers
-        level = 8 if self.config.output == "gaussian" else 0  # bits: a density's unit is 1/256
+        unit = 8 * (self.config.output == "gaussian")  # bits: a density's is 1 / 256
         figures = {
             "active_units": float(sum((u > ACTIVE).sum() for u in units)),
             "latent_units": float(sum(u.numel() for u in units)),
             "kl_nats": float(ladder.cost(levels).mean()),
-            "bound_bits_per_dim": float(nats) / math.log(2) + level,
+            "bound_bits_per_dim": float(nats) / math.log(2) + unit,
         }
         if self.config.output == "gaussian":
             figures["noise"] = float(self.spread().mean().sqrt())
@@ -270,8 +270,8 @@ class VAE(Stage):
         codes = walks(estimates[0].mean).flatten(0, 1)
         told = None if condition is None else condition[:1].expand(codes.shape[0])
         noise = [codes, *[None] * (len(estimates) - 1)]
-        logits, _ = self.net.top_down(None, noise, told)
-        return torch.stack(torch.split(self.mean(logits).clamp(0, 1), 7))
+        drawn = self.mean(self.net.top_down(None, noise, told)[0]).clamp(0, 1)
+        return torch.stack(torch.split(drawn, 7))
 
 
 class Plain(VAE):

@@ -41,11 +41,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import override
 
-from inspect_ai.errors import MissingData
 from inspect_ai.scoring.filters import gaussian, local_mean
 from inspect_ai.scoring.likelihood import said
 from inspect_ai.scoring.pooling import Pooling
-from inspect_ai.scoring.rule import Rule, Seen
+from inspect_ai.scoring.rule import Rule, Seen, require_two
 from inspect_ai.settings import Settings
 
 Kind = Literal["error", "pull", "inversion", "time"]
@@ -116,7 +115,7 @@ class Diffusion(Rule):
         elif self.config.kind == "error" or self.config.sides == "both":
             numbers = [self._numbers(*pair) for pair in pairs]
             found = torch.cat(numbers) if numbers else torch.empty(0, 1)
-            _require_two(len(found))
+            require_two(len(found), "diffusion")
             self.mean = found.mean(0)
             self.spread = found.std(0).clamp(min=_least(self.mean))
 
@@ -128,7 +127,7 @@ class Diffusion(Rule):
             sums = sums + torch.stack(
                 [(part * w).sum(0) for part in (e.new_ones(e.shape), e, e * e)]
             )
-        _require_two(good)
+        require_two(good, "diffusion")
         weight, total, square = sums
         enough = weight >= ENOUGH
         own = total / weight.clamp(min=ENOUGH)
@@ -212,11 +211,3 @@ def _take_size(
     for name in ("mean", "spread"):
         if (saved := tensors.get(f"{prefix}{name}")) is not None:
             setattr(rule, name, torch.empty_like(saved))
-
-
-def _require_two(good: int) -> None:
-    if good < 2:
-        raise MissingData(
-            f"{good} good image(s) held out of training; rule 'diffusion' learns what is usual "
-            "from 2 or more. Add images, or raise 'held_out' in the run file."
-        )

@@ -48,10 +48,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import override
 
-from inspect_ai.errors import MissingData
 from inspect_ai.scoring.filters import gaussian, local_mean
 from inspect_ai.scoring.pooling import Pooling
-from inspect_ai.scoring.rule import Rule, Seen
+from inspect_ai.scoring.rule import Rule, Seen, require_two
 from inspect_ai.scoring.trend import Trend
 from inspect_ai.settings import Settings
 
@@ -147,7 +146,7 @@ class Likelihood(Rule):
             t, nll = (
                 (torch.cat(part) for part in zip(*found, strict=True)) if found else (NONE, NONE)
             )
-            _require_two(len(t))
+            require_two(len(t), "likelihood")
             self.trend.fit(t, nll)
             raw = self.trend(t, nll)
         else:
@@ -156,14 +155,14 @@ class Likelihood(Rule):
                 self._fit_limit(pairs)
             numbers = [self._raw(image, seen)[0] for image, seen in pairs]
             raw = torch.cat(numbers) if numbers else NONE
-            _require_two(len(raw))
+            require_two(len(raw), "likelihood")
         self.centre.copy_(raw.double().mean())
         self.spread.copy_(raw.double().std().clamp(min=1e-6))
 
     def _fit_limit(self, pairs: list[tuple[Tensor, Seen]]) -> None:
         cells = [said(seen.surprise)[image[:, -1] > 0] for image, seen in pairs]
         found = torch.cat(cells) if cells else NONE
-        _require_two(len(found))
+        require_two(len(found), "likelihood")
         some = found[torch.randperm(len(found), generator=_seeded())[:MOST]]
         self.limit.copy_(torch.quantile(some, self.config.quantile))
 
@@ -261,14 +260,6 @@ def said(field: Tensor | None) -> Tensor:
     """A field of Seen that the rule asked for."""
     assert field is not None, "a rule's needs are checked before a model is built"
     return field
-
-
-def _require_two(good: int) -> None:
-    if good < 2:
-        raise MissingData(
-            f"{good} good image(s) or cells held out of training; rule 'likelihood' learns what is "
-            "usual from 2 or more. Add images, or raise 'held_out' in the run file."
-        )
 
 
 def _seeded() -> torch.Generator:

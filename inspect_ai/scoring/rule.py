@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from inspect_ai.errors import MissingData
+
 
 class Seen(NamedTuple):
     """What a model makes of N images; None where it does not say.
@@ -25,9 +27,7 @@ class Seen(NamedTuple):
     unreal: Tensor | None = None  # (N,); how little a critic takes it for a good image
     errors: Tensor | None = None  # (N, K, H, W); squared error of the noise guessed at K levels
     pull: Tensor | None = None  # (N, H, W); squared length of the score at the clean image
-    inverted: Tensor | None = (
-        None  # (N, H, W) nats; x_T^2 / 2 of the noise that an image comes from
-    )
+    inverted: Tensor | None = None  # (N, H, W) nats; x_T^2 / 2, the noise an image comes from
     time: Tensor | None = None  # (N,) in [0, 1]; how noisy it looks, as a share of the schedule
 
 
@@ -48,3 +48,16 @@ class Rule(nn.Module):
     def forward(self, image: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
         """pred_score (N,) and anomaly_map (N, H, W); higher is odder."""
         raise NotImplementedError
+
+
+def require_two(good: int, rule: str) -> None:
+    """Refuses good images, or cells of them, too few to tell what is usual.
+
+    Raises:
+        MissingData: fewer than two.
+    """
+    if good < 2:
+        raise MissingData(
+            f"{good} good image(s) or cells held out of training; rule '{rule}' learns what is "
+            "usual from 2 or more. Add images, or raise 'held_out' in the run file."
+        )

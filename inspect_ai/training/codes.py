@@ -19,9 +19,8 @@ from torch.nn import functional as F
 from inspect_ai.training.gaussian import Normal
 
 ROWS, STEPS, FAR = 6, 7, 3.0  # of a sheet: numbers, and steps from -FAR to FAR
-Bound = Callable[
-    [Sequence[Normal]], Tensor
-]  # each level's q(z | x) to the bound's shares, (N, h, w) nats
+# each level's q(z | x) to the bound's shares, (N, h, w) nats
+Bound = Callable[[Sequence[Normal]], Tensor]
 
 
 def regret(bound: Bound, start: Sequence[Normal], steps: int, rate: float) -> Tensor:

@@ -197,28 +197,6 @@ def _ends(
     return flat, nn.Linear(sizes.latent, math.prod(back)), [nn.Unflatten(1, back)]
 
 
-class Draws(nn.Module):
-    """Standard noise for K draws of each level, the same for all images.
-
-    Draws come in pairs of opposite sign: what is odd in the noise then cancels in a mean.
-    """
-
-    def __init__(self, shapes: Sequence[tuple[int, ...]], count: int) -> None:
-        super().__init__()
-        self.levels = len(shapes)
-        draw = torch.Generator().manual_seed(0)
-        for place, shape in enumerate(shapes):
-            half = torch.randn((count + 1) // 2, *shape, generator=draw)
-            both = torch.stack([half, -half], 1).flatten(0, 1)[:count]
-            self.register_buffer(f"level_{place}", both)
-
-    @override
-    def forward(self, images: int) -> list[Tensor]:
-        """Of each level (N K, Z, ...), in the order of `copies`."""
-        kept = [self.get_buffer(f"level_{place}") for place in range(self.levels)]
-        return [e[None].expand(images, *e.shape).flatten(0, 1) for e in kept]
-
-
 class Rung(nn.Module):
     """A level of a ladder, beside features of one width."""
 
@@ -268,11 +246,6 @@ class Narrow(nn.Module):
 def shown(images: Tensor) -> Tensor:
     """Channels times coverage, and coverage: what is not covered is not seen."""
     return torch.cat([images[:, :-1] * images[:, -1:], images[:, -1:]], 1)
-
-
-def copies(x: Tensor, count: int) -> Tensor:
-    """Each of N rows so many times: (N count, ...)."""
-    return x[:, None].expand(x.shape[0], count, *x.shape[1:]).flatten(0, 1)
 
 
 def cost(levels: Sequence[Level]) -> Tensor:

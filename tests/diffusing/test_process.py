@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from inspect_ai.diffusing.config import Config
-from inspect_ai.diffusing.looks import Looks, copied
+from inspect_ai.diffusing.looks import Looks
 from inspect_ai.diffusing.process import Image, Process
 from inspect_ai.errors import BadSettings
+from inspect_ai.training.draws import copies
 
 GRID = (8, 8)
 SMALL = {"network": "unet", "width": 8, "depth": 2, "patch": 1}
@@ -288,4 +289,4 @@ def test_the_time_of_a_clean_image_is_the_mean_of_its_bins():
 
 
 def test_copies_of_an_image_stand_next_to_each_other():
-    assert copied(torch.tensor([[1], [2]]), 2).flatten().tolist() == [1, 1, 2, 2]
+    assert copies(torch.tensor([[1], [2]]), 2).flatten().tolist() == [1, 1, 2, 2]

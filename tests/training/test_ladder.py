@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from inspect_ai.training.draws import Draws
 from inspect_ai.training.gaussian import Normal
-from inspect_ai.training.ladder import Draws, Ladder, Sizes, cost
+from inspect_ai.training.ladder import Ladder, Sizes, cost
 
 
 def net(depth=3, **fields):
