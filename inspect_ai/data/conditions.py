@@ -44,7 +44,7 @@ class Condition(Settings):
                 f"The model is told {' and '.join(self.columns)} of each image, and there is no "
                 f"column {', '.join(missing)}. Scan through a data spec whose table has it."
             )
-        parts = [_text(table[c]) for c in self.columns]
+        parts = [text(table[c]) for c in self.columns]
         joined = parts[0]
         for part in parts[1:]:
             joined = joined + "/" + part
@@ -97,7 +97,7 @@ class Condition(Settings):
         return hashlib.sha256("\n".join(self.said(table)).encode()).hexdigest()
 
 
-def _text(column: "pd.Series[Any]") -> "pd.Series[str]":
+def text(column: "pd.Series[Any]") -> "pd.Series[str]":
     """A column as it is written; 1, 2 with a gap is read as 1.0, 2.0, and is 1, 2 here."""
     if column.dtype.kind == "f" and (column.dropna() % 1 == 0).all():
         column = column.astype("Int64")

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from inspect_ai.calibration.conformal import (
     Calibration,
     allowed_rank,
     calibrate,
+    conditional,
     needed,
     require,
     tightest,
@@ -222,3 +225,73 @@ def test_the_promise_with_confidence_names_the_confidence():
     assert kept.promise == (
         "With 95 % confidence, calibrated on 300 good images, at most 1 % of good images are flagged."
     )
+
+
+@pytest.mark.parametrize("how", ["simes", "dkw"])
+@pytest.mark.parametrize(("n", "delta"), [(40, 0.1), (199, 0.05)])
+def test_p_values_with_confidence_hold_at_all_levels_at_once_but_for_so_many_calibrations(
+    n, delta, how
+):
+    """A calibration's p-values hold where its i-th smallest score lies below b_i, for all i."""
+    drawn = np.sort(np.random.default_rng(5).random((4000, n)), axis=1)
+    broken = int((drawn > conditional(n, delta, how)[:n]).any(axis=1).sum())
+    assert broken <= binom.ppf(0.999, 4000, delta)
+
+
+def test_simes_is_tight():
+    drawn = np.sort(np.random.default_rng(6).random((4000, 100)), axis=1)
+    broken = int((drawn > conditional(100, 0.1)[:100]).any(axis=1).sum())
+    assert broken >= binom.ppf(0.001, 4000, 0.08)
+
+
+@pytest.mark.parametrize("how", ["simes", "dkw"])
+@pytest.mark.parametrize("n", [1, 2, 3, 1000, 100_000])
+def test_p_values_with_confidence_rise_with_those_on_average_and_lie_above_them(n, how):
+    b = conditional(n, 0.05, how)
+    assert (np.diff(b) >= 0).all()
+    assert (b[:n] >= np.arange(1, n + 1) / n - 1e-9).all() or how == "simes"
+    assert (b >= np.arange(1, n + 2) / (n + 1) - 1e-12).all()
+    assert b[-1] == 1
+
+
+def test_the_first_numbers_of_simes_are_those_of_its_formula():
+    n, k, delta = 10, 5, 0.1
+    falling = [math.prod(range(i - k + 1, i + 1)) / math.prod(range(6, 11)) for i in (10, 9, 8)]
+    wanted = [1 - delta ** (1 / k) * f ** (1 / k) for f in falling]
+    assert conditional(n, delta)[:3].tolist() == pytest.approx(wanted)
+
+
+def test_a_score_that_is_not_a_number_has_the_smallest_p_value_with_confidence_too():
+    kept = calibrate(np.arange(300, dtype=np.float32), 0.05, 0.9)
+    found = kept.p_value_conditional(np.float32([np.nan, 1e9, -1.0]))
+    assert found[0] == found[1] == conditional(300, 1 - 0.9)[0]
+    assert found[2] == 1
+
+
+def test_p_values_with_confidence_are_refused_where_none_is_promised():
+    kept = calibrate(np.arange(300, dtype=np.float32), 0.05)
+    with pytest.raises(BadSettings, match=r"p-values with confidence None .* Set a confidence"):
+        kept.p_value_conditional(np.float32([1.0]))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng, size: rng.standard_cauchy(size),
+        lambda rng, size: rng.lognormal(0, 3, size),
+        lambda rng, size: rng.integers(0, 6, size),
+        lambda rng, size: np.zeros(size),
+    ],
+    ids=["Cauchy", "lognormal", "six values", "constant"],
+)
+def test_both_promises_are_kept_whatever_the_scores_are_like(draw):
+    rng = np.random.default_rng(7)
+    for confidence in (None, 0.9):
+        shares = np.empty(300)
+        for i in range(300):
+            kept = calibrate(draw(rng, 150).astype(np.float32), 0.05, confidence)
+            shares[i] = kept.is_anomalous(draw(rng, 2000).astype(np.float32)).mean()
+        if confidence is None:
+            assert shares.mean() <= 0.05 + 3 * shares.std() / math.sqrt(300)
+        else:  # counted on 2,000: a share at the limit is above it half the time
+            assert (shares > 0.05 + 3 * math.sqrt(0.05 / 2000)).sum() <= binom.ppf(0.999, 300, 0.1)
