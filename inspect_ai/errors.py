@@ -10,6 +10,7 @@
   - Collapsed              an adversarial game has been lost: all samples alike, or a critic that ran off
   - WorseThanPCA           a trained model finds less than PCA does, or than chance
   - TooFewGoodImages       the calibrate split cannot support the asked false-alarm rate
+  - BadFit                 a fitted tail of good scores is not to be believed
   - ParityFailed           ONNX Runtime and torch do not give the same verdicts
   - BadBundle              a bundle is incomplete, changed after export, or too new
   - OutputInUse            an output folder holds something else
@@ -59,6 +60,10 @@ class WorseThanPCA(InspectError):
 
 class TooFewGoodImages(InspectError):
     """Too few good images to promise the false-alarm rate."""
+
+
+class BadFit(InspectError):
+    """A fitted tail of good scores is not to be believed."""
 
 
 class ParityFailed(InspectError):
