@@ -6,6 +6,7 @@ split kept from the weights, thresholds on the good images of split `calibrate`.
 the guard doubts (guard.py) is exported by force alone, and its bundle says so.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,15 @@ import pandas as pd
 from inspect_ai import guard, progress, steps
 from inspect_ai.assembly import new_detector
 from inspect_ai.bundle import bundle as bundles
-from inspect_ai.calibration.conformal import calibrate as conformal
-from inspect_ai.calibration.conformal import require
+from inspect_ai.bundle import thresholds
+from inspect_ai.calibration.groups import ALL, demand
+from inspect_ai.calibration.promise import Promise
+from inspect_ai.calibration.rows import noted, table
 from inspect_ai.data.manifest import Manifest, require_groups
 from inspect_ai.export import export
 from inspect_ai.models.fusion import require_curves
 from inspect_ai.recipe import Recipe
 from inspect_ai.review import curves
-from inspect_ai.scores import Float32
 from inspect_ai.tracking import Log
 from inspect_ai.train import (
     PICTURES,
@@ -92,7 +94,7 @@ def check(recipe: Recipe, manifest: Manifest) -> None:
     joining, rows = yardsticks(recipe, manifest)
     if recipe.members:
         require_curves(len(joining))
-    require(len(rows), recipe.false_alarm_rate, recipe.confidence)
+    demand(rows, recipe.promise)
     new_detector(recipe, manifest.spec, manifest.root)
     require_conditions(recipe, manifest)
 
@@ -101,54 +103,60 @@ def calibrate(
     checkpoint: Path,
     manifest: Manifest,
     out: Path,
-    false_alarm_rate: float | None = None,
-    confidence: float | None = None,
+    changed: Mapping[str, object] | None = None,
 ) -> Path:
-    """Scores the good images of split `calibrate` and sets the threshold.
+    """Scores the good images of split `calibrate` and sets the thresholds.
 
     Args:
-        false_alarm_rate, confidence: other than the run file's.
+        changed: fields of the promise that are to be other than the run file's.
 
     Raises:
+        BadSettings: a field has an impossible value.
         TooFewGoodImages: the split cannot support the promise.
+        BadFit: a tail was asked for and does not fit.
+        MissingData: a column of the promise's groups is not there.
     """
     trained = load(checkpoint)
-    rate = trained.recipe.false_alarm_rate if false_alarm_rate is None else false_alarm_rate
-    sure = trained.recipe.confidence if confidence is None else confidence
+    asked = trained.recipe.promise.model_dump(mode="json") | dict(changed or {})
+    promise = Promise.checked(asked, "the promise")
     _, rows = yardsticks(trained.recipe, manifest)
-    require(len(rows), rate, sure)  # before the folder is taken, so that the advice can be followed
-    given = {"weights": steps.sha256(checkpoint / WEIGHTS), "promise": [rate, sure]}
+    demand(rows, promise)  # before the folder is taken, so that the advice can be followed
+    given = {"weights": steps.sha256(checkpoint / WEIGHTS), "promise": asked}
     step = steps.Step("calibrate", out, given | named(manifest, trained.recipe.condition))
     if step.finished:
         return out
     with steps.disk(out):
-        scores = _scores(trained, rows, manifest)
-        kept = conformal(scores, rate, sure)
-        table = rows[["image_id", "image_path", "group"]].assign(pred_score=scores)
-        table.to_parquet(out / "calibration.parquet", index=False)
-        fields = {
-            "false_alarm_rate": rate,
-            "confidence": sure,
-            "image_threshold": kept.threshold,
-            "rank_from_the_top": kept.rank,
-            "images": len(scores),
-            "groups": int(rows["group"].nunique()),
-            "promise": kept.promise,
+        kept = table(rows, _noted(trained, rows, manifest), promise.groups)
+        found = thresholds.derive(kept, promise)
+        kept.to_parquet(out / bundles.SCORES, index=False)
+        whole = found.scores.all
+        fields = found.fields() | {
+            "promised": asked,
+            "rank_from_the_top": whole.rank,
+            # what the good images support by themselves, where a tail goes further
+            "supported_rate": whole.false_alarm_rate,
+            "supported_threshold": whole.threshold,
+            "levels": {name: level.model_dump() for name, level in found.levels.items()},
+            "tail": found.tail and found.tail.model_dump(),
         }
-        curves.good_scores(kept, out / PICTURE)
+        scores = kept["pred_score"].to_numpy(np.float32)
+        level = found.levels[ALL]
+        curves.good_scores(scores, level.image_threshold, level.promise, out / PICTURE)
         steps.write_json(out / "calibration.json", fields)
         step.finish(**fields)
     return out
 
 
-def _scores(trained: Trained, rows: pd.DataFrame, manifest: Manifest) -> Float32:
-    scores, done = [], 0
+def _noted(trained: Trained, rows: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
+    found, done = [], 0
     with progress.bar("calibrate") as bar:
         for pixels, condition in given(trained.recipe, rows, manifest):
-            scores.append(trained.detector.score(pixels, condition).pred_score)
+            found.append(
+                noted(pixels, trained.detector.score(pixels, condition), manifest.spec.image)
+            )
             done += len(pixels)
             bar(done, len(rows))
-    return np.concatenate(scores)
+    return pd.concat(found, ignore_index=True)
 
 
 def _figures(card: bundles.Card) -> dict[str, float]:

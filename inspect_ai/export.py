@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,11 @@ import pandas as pd
 from inspect_ai import parity as gate
 from inspect_ai import progress, steps
 from inspect_ai.bundle import bundle as bundles
-from inspect_ai.calibration.conformal import Calibration
+from inspect_ai.bundle import thresholds
+from inspect_ai.bundle.bundle import SCORES
+from inspect_ai.bundle.thresholds import Thresholds
+from inspect_ai.calibration.promise import Promise
+from inspect_ai.calibration.rows import noted, table
 from inspect_ai.data import images
 from inspect_ai.data.manifest import Manifest
 from inspect_ai.errors import ParityFailed
@@ -40,15 +45,15 @@ def export(
     step = steps.Step("export", out, given | named(manifest, trained.recipe.condition))
     if step.finished:
         return out
-    promise = json.loads((calibration / "calibration.json").read_text(encoding="utf-8"))
-    rows = pd.read_parquet(calibration / "calibration.parquet")
-    rate, sure = promise["false_alarm_rate"], promise["confidence"]
+    rows = pd.read_parquet(calibration / SCORES)
+    said = json.loads((calibration / "calibration.json").read_text(encoding="utf-8"))
+    promise = Promise.checked(said["promised"], str(calibration))
     with steps.disk(out):
         compared, edge, cases = _through_the_gate(trained, rows, manifest, out / bundles.MODEL)
-        kept, scores, peaks = gate.measured(rows, compared, rate, sure)
-        ours = Calibration(np.sort(compared.torch_scores), rate, sure)
+        kept = table(rows, compared.noted, promise.groups)
+        ours, theirs = thresholds.derive(rows, promise), thresholds.derive(kept, promise)
         try:
-            gate.check(compared, edge, ours, scores)
+            gate.check(compared, edge, _judged(rows, ours, theirs))
         except ParityFailed:
             (out / bundles.MODEL).unlink()
             raise
@@ -60,10 +65,10 @@ def export(
             largest_score_difference=compared.score_difference,
             edge_score_difference=edge.score_difference,
             largest_map_difference=max(compared.map_difference, edge.map_difference),
-            score_spread=float(np.std(scores.good_scores)),
+            score_spread=float(np.std(compared.onnx_scores)),
             verdicts_flipped=0,
         )
-        card = _card(trained, manifest, (scores, peaks), parity, out)
+        card = _card(trained, manifest, theirs, parity, out)
         card = card.model_copy(update={"guard": guard})
         steps.write_json(out / bundles.CARD, card.model_dump(mode="json"))
         step.finish()
@@ -84,7 +89,8 @@ def _through_the_gate(
     theirs = gate.scorer(path)
     with progress.bar("compare with ONNX Runtime") as bar:
         counted = _counted(given(trained.recipe, full, manifest), len(rows), bar)
-        compared = gate.compare(counted, trained.detector.score, theirs)
+        note = partial(noted, rule=trained.spec.image)
+        compared = gate.compare(counted, trained.detector.score, theirs, note)
     cases, classes = gate.edge_cases(trained.spec.image, few), trained.detector.classes
     told = [(case, np.arange(len(case)) % classes if classes else None) for case in cases.values()]
     return compared, gate.compare(told, trained.detector.score, theirs), list(cases)
@@ -98,15 +104,24 @@ def _counted(batches: Iterator[Given], total: int, bar: progress.Report) -> Iter
         bar(done, total)
 
 
+def _judged(rows: pd.DataFrame, ours: Thresholds, theirs: Thresholds) -> list[gate.Judged]:
+    """Which calibration images each threshold judges."""
+    level = ours.scores.level(rows)
+    before = ours.scores.thresholds
+    return [
+        gate.Judged((level == name).to_numpy(bool), before[name], threshold)
+        for name, threshold in theirs.scores.thresholds.items()
+    ]
+
+
 def _card(
     trained: Trained,
     manifest: Manifest,
-    yardsticks: tuple[Calibration, Calibration],
+    derived: Thresholds,
     parity: bundles.Parity,
     out: Path,
 ) -> bundles.Card:
-    scores, peaks = yardsticks
-    rate, sure, spec = scores.false_alarm_rate, scores.confidence, trained.spec
+    spec, fields = trained.spec, derived.fields()
     return bundles.Card(
         name=spec.name,
         model=trained.recipe.model["name"],
@@ -118,13 +133,8 @@ def _card(
         data_spec_hash=spec.hash(),
         canvas=_canvas(manifest) if spec.image.kind == "wafer_map" else None,
         condition=trained.recipe.condition,
-        false_alarm_rate=rate,
-        confidence=sure,
-        image_threshold=scores.threshold,
-        pixel_threshold=peaks.threshold,
-        promise=scores.promise,
-        calibration_images=parity.images,
-        thresholds_hash=bundles.thresholds_hash(rate, sure, scores.threshold, peaks.threshold),
+        **fields,
+        thresholds_hash=bundles.thresholds_hash(fields),
         hashes={f: steps.sha256(out / f) for f in (bundles.MODEL, bundles.SCORES)},
         parity=parity,
         versions=gate.versions(),

@@ -1,17 +1,16 @@
 """The guard of build: a model that finds less than PCA, or than chance, gets no bundle unasked.
 
-Good images of split `calibrate`, at most 400 and of as many groups as there are, are scored as
-they are and with a defect planted on each, in turn on a wafer map one of eight patterns, on a
-picture a lump, a line or a swapped piece; with up to eight, one at a time, where images are so
-few that chance would decide. At the calibrated threshold (strictly above is flagged)
+Good images of split `calibrate`, at most 400 of as many groups as there are, are scored as they
+are and with a defect planted on each: a map's in turn one of eight patterns, a picture's a lump,
+a line or a swapped piece; up to eight, one at a time, where images are few. At the threshold
 
     capture = share of planted images that are flagged
     chance  = r / (n + 1), what a score that knows nothing flags where the threshold is the
               r-th largest of n good scores: the promised rate, or a little less
 
-Beside it stands the simplest rival, PCA-64 (training/rival.py), fitted in seconds to good images
-of split `train`, on the grid of the model (a fusion's first member), with a threshold for the
-same promise on the same good images. A model is doubted
+Beside it stands the simplest rival, PCA-64 (training/rival.py), fitted to good images of split
+`train` on the grid of the model (a fusion's first member), with a threshold for the same promise
+on the same good images. A model is doubted
 
     * where its capture is below chance,
     * where its AUROC of planted against good images is below 1/2, or
@@ -25,8 +24,7 @@ grid of a picture; of wafer maps at the dies, x 1 where one fails, and PCA's e i
 Source: McNemar, "Note on the sampling error of the difference between correlated proportions or
 percentages", Psychometrika 12(2), 1947 (the paired test, here exact and to one side).
 
-Shapes: N images, C channels, H, W pixels of the file, h, w cells of the grid (x their content, w
-their coverage), d = C h w numbers.
+Shapes: N images, C channels, H, W pixels, h, w cells (x their content, w their coverage).
 """
 
 import json
@@ -45,7 +43,7 @@ from scipy import stats
 from inspect_ai import progress, steps
 from inspect_ai.bundle.bundle import Guarded
 from inspect_ai.calibration.conformal import Calibration
-from inspect_ai.calibration.conformal import calibrate as conformal
+from inspect_ai.calibration.lots import yardstick
 from inspect_ai.data import simulate_maps, simulate_spots
 from inspect_ai.data.conditions import Places
 from inspect_ai.data.manifest import Manifest
@@ -66,7 +64,7 @@ FEWEST, TURNS = 200, 8  # planted defects, as far as so many an image reach
 SEED = 0  # of images and defects: every model on the same data meets the same ones
 LEVEL = 0.05  # of the test
 FLOOR = 1e-12  # a mean squared error below it counts as this: 120 dB
-VERSION = 1  # goes up when a figure changes its meaning
+VERSION = 2  # goes up when a figure changes its meaning
 
 
 def examined(checkpoint: Path, calibration: Path, manifest: Manifest, kept: Path) -> Guarded:
@@ -170,7 +168,7 @@ def compared(trained: Trained, promise: dict[str, Any], manifest: Manifest) -> G
     """The figures of a detector and its rival.
 
     Args:
-        promise: what calibrate wrote; false_alarm_rate, confidence and image_threshold count.
+        promise: what calibrate wrote; of a tail, what good images support without it counts.
     """
     _, rows = yardsticks(trained.recipe, manifest)
     rival = fitted(trained, manifest)
@@ -190,11 +188,11 @@ def compared(trained: Trained, promise: dict[str, Any], manifest: Manifest) -> G
                     image = np.asarray(rival.view.detail(torch.from_numpy(good)).numpy())
                     ours.add(said.pred_score, said.expected, image)
                     pca.add(rival.score(good), rival.expected(good), image)
-    caught, rival_caught = ours.caught(promise["image_threshold"]), pca.caught(theirs.threshold)
+    caught, rival_caught = ours.caught(promise["supported_threshold"]), pca.caught(theirs.threshold)
     figures = {
         "images": len(chosen),
         "planted": len(caught),
-        "chance": theirs.rank / (len(theirs.good_scores) + 1),
+        "chance": theirs.rank / (theirs.units + 1),
         "capture": float(caught.mean()),
         "pca_capture": float(rival_caught.mean()),
         "auroc": ours.auroc,
@@ -226,8 +224,10 @@ def _calibrated(
     rival: Rival, rows: pd.DataFrame, promise: dict[str, Any], manifest: Manifest
 ) -> Calibration:
     """PCA's own threshold, for the same promise on the same good images."""
-    scores = [rival.score(pixels) for pixels in feed.raw(rows, manifest, BATCH)]
-    return conformal(np.concatenate(scores), promise["false_alarm_rate"], promise["confidence"])
+    found = np.concatenate([rival.score(p) for p in feed.raw(rows, manifest, BATCH)])
+    table = rows[["image_id", "group"]].assign(pred_score=found)
+    asked = (promise[name] for name in ("supported_rate", "confidence", "unit"))
+    return yardstick(table, "pred_score", *asked)
 
 
 def pairs(
@@ -291,7 +291,7 @@ def _read(kept: Path, inputs: dict[str, object]) -> Guarded | None:
     try:
         fields = json.loads(kept.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
+        fields = None
     same = isinstance(fields, dict) and fields.get("inputs") == inputs
     return Guarded.checked(fields.get("found"), str(kept)) if same else None
 

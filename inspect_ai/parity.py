@@ -8,7 +8,7 @@ file: the yardstick that travels is the one the floor's instrument gives.
 import logging
 import platform
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,16 +21,16 @@ import torch
 
 from inspect_ai import __version__
 from inspect_ai.bundle.runtime import answer, open_session
-from inspect_ai.calibration.conformal import Calibration, calibrate
 from inspect_ai.data.conditions import Places
 from inspect_ai.data.specs import ImageRule
 from inspect_ai.errors import ParityFailed
-from inspect_ai.scores import Float32, Pixels, Scores
+from inspect_ai.scores import Bool, Float32, Pixels, Scores
 from inspect_ai.training.detector import Detector, Given
 
 OPSET = 20
 TOLERANCE = 1e-3  # of the good scores' spread; ten times what has been seen
 Score = Callable[[Pixels, Places | None], Scores]
+Note = Callable[[Pixels, Scores], pd.DataFrame]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Compared:
 
     torch_scores: Float32
     onnx_scores: Float32
-    map_max: Float32  # through ONNX Runtime
+    noted: pd.DataFrame  # of the images, through ONNX Runtime
     score_difference: float
     map_difference: float
 
@@ -88,16 +88,23 @@ def scorer(path: Path) -> Score:
     return partial(answer, session)
 
 
-def compare(batches: Iterable[Given], ours: Score, theirs: Score) -> Compared:
+def peaks(pixels: Pixels, scores: Scores) -> pd.DataFrame:
+    """The largest value of each map."""
+    del pixels
+    return pd.DataFrame({"map_max": scores.anomaly_map.max(axis=(1, 2))})
+
+
+def compare(batches: Iterable[Given], ours: Score, theirs: Score, note: Note = peaks) -> Compared:
     """Scores every batch both ways.
 
     Args:
         ours: torch. theirs: ONNX Runtime.
+        note: what to keep of each batch, a row an image.
 
     Raises:
         ParityFailed: one of them gives a number where the other does not.
     """
-    rows, maps = [], 0.0
+    rows, notes, maps = [], [], 0.0
     for given in batches:
         a, b = ours(*given), theirs(*given)
         if (np.isfinite(a.pred_score) != np.isfinite(b.pred_score)).any():
@@ -106,9 +113,11 @@ def compare(batches: Iterable[Given], ours: Score, theirs: Score) -> Compared:
                 "images. Use another rule or model, and report this graph."
             )
         maps = float(np.maximum(maps, _apart(a.anomaly_map, b.anomaly_map)))
-        rows.append((a.pred_score, b.pred_score, b.anomaly_map.max(axis=(1, 2))))
-    torch_scores, onnx_scores, largest = (np.concatenate(c) for c in zip(*rows, strict=True))
-    return Compared(torch_scores, onnx_scores, largest, _apart(torch_scores, onnx_scores), maps)
+        rows.append((a.pred_score, b.pred_score))
+        notes.append(note(given[0], b))
+    torch_scores, onnx_scores = (np.concatenate(c) for c in zip(*rows, strict=True))
+    noted = pd.concat(notes, ignore_index=True)
+    return Compared(torch_scores, onnx_scores, noted, _apart(torch_scores, onnx_scores), maps)
 
 
 def _apart(a: Float32, b: Float32) -> float:
@@ -117,28 +126,28 @@ def _apart(a: Float32, b: Float32) -> float:
         return float(np.abs(a - b).max())
 
 
-def check(found: Compared, edge: Compared, ours: Calibration, theirs: Calibration) -> None:
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Calibration images that one threshold judges, and that threshold on either side."""
+
+    rows: Bool  # (N,) of the calibration images
+    ours: float
+    theirs: float
+
+
+def check(found: Compared, edge: Compared, levels: Sequence[Judged]) -> None:
     """Refuses an export that would change a verdict.
+
+    Args:
+        levels: every threshold that is shipped; edge cases are held against each.
 
     Raises:
         ParityFailed: a verdict differs, scores differ by more than the tolerance, or a score
             or map is not finite.
     """
-    spread = float(np.std(theirs.good_scores))
-    for what, pair in (("calibration images", found), ("edge cases", edge)):
-        a, b = ours.is_anomalous(pair.torch_scores), theirs.is_anomalous(pair.onnx_scores)
-        flipped = a != b
-        if pair is edge:
-            # the image that set the threshold, in a batch of another size, may differ from
-            # itself in the last digit: a tie
-            gaps = pair.torch_scores - ours.threshold, pair.onnx_scores - theirs.threshold
-            flipped &= ~(np.abs(gaps).max(0) <= TOLERANCE * spread)
-        if flipped.any():
-            raise ParityFailed(
-                f"{int(flipped.sum())} verdicts on {what} differ between torch and ONNX Runtime "
-                f"(largest score difference {pair.score_difference:.3g}, threshold "
-                f"{theirs.threshold:.6g}). Calibrate on other images, or report this graph."
-            )
+    spread = float(np.std(found.onnx_scores))
+    for level in levels:
+        _check_verdicts(found, edge, level, spread)
     scale = np.maximum(np.abs(edge.torch_scores).max(), spread)  # an edge case may score far out
     limits = {"calibration images": TOLERANCE * spread, "edge cases": TOLERANCE * float(scale)}
     for (what, limit), pair in zip(limits.items(), (found, edge), strict=True):
@@ -151,6 +160,24 @@ def check(found: Compared, edge: Compared, ours: Calibration, theirs: Calibratio
             raise ParityFailed(
                 f"Scores of {what} differ by {pair.score_difference:.3g} between torch and ONNX "
                 f"Runtime, allowed is {limit:.3g}. Report this graph."
+            )
+
+
+def _check_verdicts(found: Compared, edge: Compared, level: Judged, spread: float) -> None:
+    for what, pair in (("calibration images", found), ("edge cases", edge)):
+        gaps = pair.torch_scores - level.ours, pair.onnx_scores - level.theirs
+        flipped = (gaps[0] <= 0) != (gaps[1] <= 0)
+        if pair is edge:
+            # the image that set the threshold, in a batch of another size, may differ from
+            # itself in the last digit: a tie
+            flipped &= ~(np.abs(gaps).max(0) <= TOLERANCE * spread)
+        else:
+            flipped &= level.rows
+        if flipped.any():
+            raise ParityFailed(
+                f"{int(flipped.sum())} verdicts on {what} differ between torch and ONNX Runtime "
+                f"(largest score difference {pair.score_difference:.3g}, threshold "
+                f"{level.theirs:.6g}). Calibrate on other images, or report this graph."
             )
 
 
@@ -175,22 +202,6 @@ def edge_cases(rule: ImageRule, good: Pixels) -> dict[str, Pixels]:
         "odd batch": good[:3],
         "other size": padded,
     }
-
-
-def measured(
-    table: pd.DataFrame, found: Compared, rate: float, confidence: float | None
-) -> tuple[pd.DataFrame, Calibration, Calibration]:
-    """The rows of calibration.parquet, and the yardsticks of the scores and of the map's peaks."""
-    kept = pd.DataFrame(
-        {
-            "image_id": table["image_id"].to_numpy(),
-            "group": table["group"].to_numpy(),
-            "pred_score": found.onnx_scores,
-            "map_max": found.map_max,
-        }
-    )
-    scores = calibrate(found.onnx_scores, rate, confidence)
-    return kept, scores, calibrate(found.map_max, rate, confidence)
 
 
 def versions() -> dict[str, str]:

@@ -148,15 +148,18 @@ def test_settings_that_do_not_fit_are_refused_before_training(wafers, tmp_path):
     assert not out.exists()
 
 
-@pytest.mark.parametrize(("rate", "wanted"), [(0.05, 0.05), (None, 0.1)])
-def test_calibrate_takes_a_rate_of_its_own_or_the_recipes(built, wafers, tmp_path, rate, wanted):
-    out = build.calibrate(built / "checkpoint", wafers, tmp_path / "calibration", rate)
+@pytest.mark.parametrize(
+    ("changed", "wanted"), [({"false_alarm_rate": 0.05}, 0.05), ({}, 0.1), (None, 0.1)]
+)
+def test_calibrate_takes_a_rate_of_its_own_or_the_recipes(built, wafers, tmp_path, changed, wanted):
+    out = build.calibrate(built / "checkpoint", wafers, tmp_path / "calibration", changed)
     assert json.loads((out / "calibration.json").read_text())["false_alarm_rate"] == wanted
 
 
 def test_a_rate_of_0_is_refused_and_not_taken_for_none(built, wafers, tmp_path):
-    with pytest.raises(BadSettings, match=r"false_alarm_rate must be in \(0, 1\), got 0"):
-        build.calibrate(built / "checkpoint", wafers, tmp_path / "calibration", 0.0)
+    zero = {"false_alarm_rate": 0.0}
+    with pytest.raises(BadSettings, match="'false_alarm_rate': .* greater than 0, got 0"):
+        build.calibrate(built / "checkpoint", wafers, tmp_path / "calibration", zero)
 
 
 KILLED = """\

@@ -98,7 +98,8 @@ def test_a_member_that_is_trained_is_not_trained_again(built, maps, tmp_path, mo
 def test_the_steps_can_be_called_alone(built, maps, tmp_path):
     _, out = built
     manifest = maps.manifest()
-    made = build.calibrate(out / "checkpoint", manifest, tmp_path / "calibration", 0.1)
+    changed = {"false_alarm_rate": 0.1}
+    made = build.calibrate(out / "checkpoint", manifest, tmp_path / "calibration", changed)
     try:
         bundle = bundles.read(export(out / "checkpoint", made, manifest, tmp_path / "bundle"))
     except ParityFailed as error:

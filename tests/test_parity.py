@@ -37,19 +37,24 @@ def spoilt(array, value):
     return array
 
 
+def judged(found):
+    """The threshold of all images, on either side."""
+    both = (calibrate(s, 0.1).threshold for s in (found.torch_scores, found.onnx_scores))
+    return parity.Judged(np.ones(len(found.torch_scores), bool), *both)
+
+
 def gate(theirs, ours=mean_score, edge=GOOD[:3], on_good=True):
     """Compares and checks as export does; the difference is met on good images or the edge."""
     found = parity.compare(alone(GOOD[:25], GOOD[25:]), ours, theirs if on_good else ours)
     at_edge = parity.compare(alone(edge), ours, ours if on_good else theirs)
-    yardsticks = [calibrate(s, 0.1) for s in (found.torch_scores, found.onnx_scores)]
-    parity.check(found, at_edge, *yardsticks)
+    parity.check(found, at_edge, [judged(found)])
     return found
 
 
 def test_equal_answers_pass_and_are_kept_in_order():
     found = gate(mean_score)
     assert (found.onnx_scores == mean_score(GOOD).pred_score).all()
-    assert (found.map_max == GOOD.max(axis=(1, 2, 3))).all()
+    assert (found.noted["map_max"] == GOOD.max(axis=(1, 2, 3))).all()
     assert (found.score_difference, found.map_difference) == (0, 0)
 
 
@@ -116,9 +121,8 @@ def test_no_number_on_either_side_is_refused(value):
     broken = changed(lambda s: spoilt(s, value))
     at_edge = parity.compare(alone(GOOD[:3]), broken, broken)
     found = parity.compare(alone(GOOD), mean_score, mean_score)
-    yardstick = calibrate(found.torch_scores, 0.1)
     with pytest.raises(ParityFailed, match="edge cases is not a finite number"):
-        parity.check(found, at_edge, yardstick, yardstick)
+        parity.check(found, at_edge, [judged(found)])
 
 
 @pytest.mark.parametrize("on_good", [True, False])
@@ -131,9 +135,8 @@ def test_good_scores_without_spread_allow_no_difference():
     flat = changed(np.zeros_like)
     gate(flat, ours=flat, edge=GOOD[:1])
     found = parity.compare(alone(GOOD), flat, changed(lambda s: 0 * s - np.float32(1e-6)))
-    yardsticks = [calibrate(s, 0.1) for s in (found.torch_scores, found.onnx_scores)]
     with pytest.raises(ParityFailed, match=r"allowed is 0\. "):
-        parity.check(found, found, *yardsticks)
+        parity.check(found, found, [judged(found)])
 
 
 RULES = {

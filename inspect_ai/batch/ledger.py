@@ -12,7 +12,7 @@ import pandas as pd
 
 from inspect_ai import steps
 
-SCORES, REJECTED, MAPS = "scores", "rejected", "maps"
+SCORES, REJECTED, REGIONS, MAPS, MASKS = "scores", "rejected", "regions", "maps", "masks"
 
 
 class Ledger:
@@ -20,7 +20,7 @@ class Ledger:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        for name in (SCORES, REJECTED, MAPS):
+        for name in (SCORES, REJECTED, REGIONS, MAPS, MASKS):
             (out / name).mkdir(exist_ok=True)
         for leftover in out.rglob("*.tmp"):  # of a kill
             leftover.unlink()
@@ -29,29 +29,47 @@ class Ledger:
         """Whether nothing of this part is left to do."""
         return self._path(SCORES, part).is_file()
 
-    def commit(self, part: int, scores: pd.DataFrame, rejected: pd.DataFrame) -> None:
+    def commit(
+        self, part: int, scores: pd.DataFrame, rejected: pd.DataFrame, regions: pd.DataFrame
+    ) -> None:
         """Keeps a part; the last move makes it count."""
         _write(rejected, self._path(REJECTED, part))
+        _write(regions, self._path(REGIONS, part))
         _write(scores, self._path(SCORES, part))
 
-    def keep(self, name: str, data: bytes) -> None:
-        """Keeps a picture or a map of an image of a part that is not yet done."""
-        (self.out / MAPS / name).write_bytes(data)
+    def keep(self, name: str, data: bytes, folder: str = MAPS) -> None:
+        """Keeps a picture, map or mask of an image of a part that is not yet done."""
+        (self.out / folder / name).write_bytes(data)
 
     def close(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Joins the rejected rows into one table; gives it and the verdicts of all parts."""
+        """Joins rejected rows and regions into one table each; gives the rejected and all verdicts."""
         rejected = _joined(self.out / REJECTED)
         _write(rejected, self.out / "rejected.parquet")
-        columns = ["pred_label", "group"]
+        _write(_joined(self.out / REGIONS), self.out / "regions.parquet")
+        columns = ["pred_label", "group", "p_value", "group_level"]
         return rejected, _joined(self.out / SCORES, columns)
+
+    def extend(self, columns: pd.DataFrame) -> None:
+        """Adds columns to the verdicts of all parts, that only the whole scan could tell.
+
+        Args:
+            columns: a row for each verdict, in the order of the parts.
+        """
+        start = 0
+        for path in sorted((self.out / SCORES).glob("part-*.parquet")):
+            part = pd.read_parquet(path)
+            rows = columns.iloc[start : start + len(part)].set_index(part.index)
+            _write(part.assign(**{str(name): rows[name] for name in rows}), path)
+            start += len(part)
 
     def _path(self, folder: str, part: int) -> Path:
         return self.out / folder / f"part-{part:05d}.parquet"
 
 
 def tidy(out: Path) -> None:
-    """Removes the rejected rows' parts of a finished scan: they stand in one table."""
-    shutil.rmtree(out / REJECTED, ignore_errors=True)
+    """Removes the parts of a finished scan that stand in one table each."""
+    for name in (REJECTED, REGIONS):
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

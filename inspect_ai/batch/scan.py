@@ -8,11 +8,13 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from inspect_ai import steps
@@ -21,7 +23,7 @@ from inspect_ai.batch.ledger import Ledger, tidy
 from inspect_ai.batch.maps import Maps
 from inspect_ai.bundle.bundle import SCORES, Bundle, Card
 from inspect_ai.bundle.runtime import Device, Scorer
-from inspect_ai.data import layouts
+from inspect_ai.data import inputs, layouts
 from inspect_ai.data.manifest import Manifest, Report, silent
 from inspect_ai.errors import BadSettings, MissingData
 
@@ -85,6 +87,7 @@ def scan(
         ledger = Ledger(out)
         fresh = _scan_parts(plan, manifest, scorer, ledger, options, report)
         rejected, verdicts = ledger.close()
+        ledger.extend(stages.discoveries(verdicts, bundle.thresholds))
         seconds = time.monotonic() - began
         flagged = int(verdicts["pred_label"].sum())
         step.finish(
@@ -113,25 +116,35 @@ def _scan_parts(
     done = len(plan) - sum(len(rows) for _, rows in waiting)
     fresh, keep_all = 0, bool(plan["mask_path"].notna().any())
     ahead = _read_ahead([rows for _, rows in waiting], plan, manifest, options, scorer.bundle.card)
-    with Maps(scorer.bundle, ledger, keep_all) as maps:
+    with Maps(scorer.bundle, ledger, plan, keep_all) as maps:
         for part, rows in waiting:
             # of an image only its verdict stays: a part of large pictures must not fill memory
             refused: list[stages.Seen] = []
-            found: list[tuple[int, str | None, float]] = []
+            found: list[Mapping[str, object]] = []
             while len(found) + len(refused) < len(rows):
                 ready = next(ahead)
                 refused += ready.refused
                 for scored in stages.score(ready.calls, scorer.score):
                     maps.keep(scored)
-                    found += [(s.seen.row, s.seen.image_id, s.pred_score) for s in scored]
+                    found += map(_row, scored)
                 report(done + len(found) + len(refused), len(plan))
-            table = pd.DataFrame(found, columns=["row", "image_id", "pred_score"]).set_index("row")
-            scores = stages.decide(plan, table.sort_index(), scorer.bundle.calibration)
+            numbers = ["pred_score", *inputs.names(manifest.spec.image)]
+            table = pd.DataFrame(found, columns=["row", "image_id", *numbers]).set_index("row")
+            table[numbers] = table[numbers].astype(np.float64)  # of a part of rejects alone too
+            scores = stages.decide(plan, table.sort_index(), scorer.bundle.thresholds)
             maps.settle()
-            ledger.commit(part, scores, stages.rejected(plan, refused))
+            ledger.commit(part, scores, stages.rejected(plan, refused), maps.regions())
             done += len(rows)
             fresh += len(rows)
     return fresh
+
+
+def _row(scored: stages.Scored) -> Mapping[str, object]:
+    """What stays of an image."""
+    seen = scored.seen
+    return {"row": seen.row, "image_id": seen.image_id, "pred_score": scored.pred_score} | dict(
+        seen.measures
+    )
 
 
 def _read_ahead(
@@ -143,6 +156,7 @@ def _read_ahead(
 ) -> Iterator[stages.Ready]:
     """Batches in order, read in threads a few ahead of the one that is scored."""
     read = layouts.reader(manifest.spec, manifest.root)
+    measure = partial(inputs.measured, rule=manifest.spec.image)
     paths, told, canvas = (
         plan["image_path"].tolist(),
         stages.told(plan, card.condition),
@@ -158,7 +172,8 @@ def _read_ahead(
 
     def job(rows: range) -> stages.Ready:
         places = [told[r] for r in rows] if told else None
-        return stages.ready(stages.see(rows, [paths[r] for r in rows], read, places), canvas, size)
+        seen = stages.see(rows, [paths[r] for r in rows], read, places, measure)
+        return stages.ready(seen, canvas, size)
 
     with ThreadPoolExecutor(readers, thread_name_prefix="read") as pool:
         for rows in batches:
@@ -180,6 +195,7 @@ def _batch_size(paths: list[str], read: stages.ReadImage, wanted: int) -> int:
 def _check_rule(bundle: Bundle, manifest: Manifest) -> None:
     if bundle.card.condition:
         bundle.card.condition.said(manifest.table)
+    bundle.thresholds.scores.level(manifest.table[:0])  # refuses a column that is not there
     ours, theirs = bundle.card.image, manifest.spec.image
     fields = ("kind", "channels", "depth", "minimum", "maximum")
     wrong = [f for f in fields if getattr(ours, f) != getattr(theirs, f)]
@@ -235,6 +251,11 @@ def _described(bundle: Bundle, manifest: Manifest) -> dict[str, object]:
         "pixel_threshold": card.pixel_threshold,
         "promise": card.promise,
         "calibration_images": card.calibration_images,
+        "unit": card.unit,
+        "lots": card.lots,
+        "worth": card.worth,
+        "levels": {name: level.model_dump() for name, level in card.levels.items()},
+        "pixel_rate": card.pixel_rate,
         "device": "",
         "doubts": list(card.guard.doubts) if card.guard and card.guard.forced else [],
         "notes": [*manifest.notes, *_seen_before(bundle, manifest)],

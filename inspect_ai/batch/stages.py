@@ -1,19 +1,22 @@
 """The stages of a scan as plain functions: tables and arrays in, tables out; no clock."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
-from inspect_ai.calibration.conformal import Calibration
+from inspect_ai.bundle.thresholds import Thresholds
+from inspect_ai.calibration import batch_fdr
 from inspect_ai.data import images
 from inspect_ai.data.conditions import UNKNOWN, Condition, Places
 from inspect_ai.errors import BadImages
 from inspect_ai.scores import Float32, Pixels, Scores
 
 CANVAS_STEP = 16  # dies
+MANY_LOTS = 20
 ReadImage = Callable[[str], Pixels]
+Measure = Callable[[Pixels], Mapping[str, float]]
 ScoreImages = Callable[[Pixels, Places | None], Scores]
 
 
@@ -26,6 +29,7 @@ class Seen:
     image_id: str | None
     reason: str | None
     place: int | None = None  # of its value among a conditional model's
+    measures: Mapping[str, float] = field(default_factory=dict)  # of the input
 
 
 Call = tuple[list[Seen], Pixels]  # images of one shape, and their (N, C, H, W) batch
@@ -59,11 +63,13 @@ def see(
     paths: Sequence[str],
     read: ReadImage,
     told: Sequence[int | str] | None = None,
+    measure: Measure | None = None,
 ) -> list[Seen]:
     """Reads images; what cannot be read is kept with its reason.
 
     Args:
         told: for a conditional model, the place of each image's value, or why it has none.
+        measure: what to note of each input beside its score.
     """
     found = []
     for i, (row, path) in enumerate(zip(rows, paths, strict=True)):
@@ -73,7 +79,8 @@ def see(
             continue
         try:
             pixels = read(path)
-            found.append(Seen(row, pixels, images.content_id(pixels), None, place))
+            noted = measure(pixels) if measure else {}
+            found.append(Seen(row, pixels, images.content_id(pixels), None, place, noted))
         except BadImages as error:
             found.append(Seen(row, None, None, str(error)))
     return found
@@ -125,27 +132,55 @@ def score(calls: Sequence[Call], run: ScoreImages) -> Iterator[list[Scored]]:
         yield [Scored(*row) for row in zip(group, *columns, strict=True)]
 
 
-def decide(table: pd.DataFrame, found: pd.DataFrame, calibration: Calibration) -> pd.DataFrame:
-    """Rows of the plan with score, p-value and verdict.
+def decide(table: pd.DataFrame, found: pd.DataFrame, thresholds: Thresholds) -> pd.DataFrame:
+    """Rows of the plan with score, p-value, verdict, and the promise that it stands on.
 
     Args:
         table: rows of the plan, indexed by row number.
-        found: image_id and pred_score, indexed by row number.
+        found: image_id, pred_score and measures of the input, indexed by row number.
+
+    Raises:
+        MissingData: a column is not there that thresholds are kept apart by.
     """
     pred_score = found["pred_score"].to_numpy(np.float32)
     kept = table.loc[found.index].drop(columns=["image_id"], errors="ignore")
+    level = thresholds.scores.level(kept)
     verdicts = pd.DataFrame(
         {
             "image_id": found["image_id"].astype("string"),
             "image_path": kept["image_path"],
             "pred_score": pred_score,
-            "p_value": calibration.p_value(pred_score),
-            "pred_label": calibration.is_anomalous(pred_score).astype(np.int8),
-            "image_threshold": np.full(len(found), calibration.threshold),
+            "p_value": thresholds.scores.p_value(pred_score, level),
+            "pred_label": thresholds.scores.is_anomalous(pred_score, level).astype(np.int8),
+            "image_threshold": thresholds.scores.threshold(level),
+            "pixel_threshold": thresholds.of_pixels(level),
+            "group_level": level,
+            "promise": pd.Series(thresholds.promises(level), found.index, dtype="string"),
         },
         index=found.index,
     )
-    return verdicts.join(kept.drop(columns=["image_path"]))
+    if thresholds.conditional:
+        verdicts["p_value_conditional"] = thresholds.scores.p_value_conditional(pred_score, level)
+    measures = found.drop(columns=["image_id", "pred_score"])
+    own = kept.drop(columns=["image_path", *measures.columns], errors="ignore")
+    return verdicts.join(measures).join(own)
+
+
+def discoveries(verdicts: pd.DataFrame, thresholds: Thresholds) -> pd.DataFrame:
+    """Adjusted p-values of a whole scan, over all its images and over those of each lot.
+
+    Flagging what has at most q keeps the share of good images among the flagged at q, on average.
+
+    Args:
+        verdicts: p_value, group and group_level of every scored image.
+    """
+    p_value, lots = verdicts["p_value"].to_numpy(np.float64), verdicts["group"].astype(str)
+    # how many are good is estimated from images of many lots alone: those of one are alike
+    many = lots.nunique() >= MANY_LOTS and thresholds.promise.unit != "lot_share"
+    units = {name: level.units for name, level in thresholds.levels.items()}
+    n = verdicts["group_level"].map(units).to_numpy(np.int64)
+    q_value = batch_fdr.q_values(p_value, storey=many, n=n)
+    return pd.DataFrame({"q_value": q_value, "q_value_lot": batch_fdr.by_lot(p_value, lots)})
 
 
 def rejected(table: pd.DataFrame, seen: Sequence[Seen]) -> pd.DataFrame:

@@ -2,7 +2,8 @@
 
     model.onnx            pixels of a file in, pred_score, anomaly_map and expected out
     calibration.parquet   the good scores, measured through this very model.onnx
-    bundle.json           image rule, promise, thresholds, parity figures, hashes
+    bundle.json           image rule, promise, thresholds, parity figures, hashes, and, where it
+                          was calibrated again, by whom and from what (audit.parquet)
 
 bundle.json holds the hash of each file and of the thresholds, and the thresholds must follow
 from the scores; model.onnx names the hash of the calibration. A bundle in which anything that
@@ -11,22 +12,32 @@ touches a verdict or the promise was changed is not loaded.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from inspect_ai import steps
-from inspect_ai.calibration.conformal import Calibration
+from inspect_ai.bundle import thresholds
+from inspect_ai.bundle.thresholds import Level, Thresholds
+from inspect_ai.calibration.conformal import Calibration, Unit
+from inspect_ai.calibration.promise import Promise
+from inspect_ai.calibration.tails import Tail
 from inspect_ai.data.conditions import Condition
 from inspect_ai.data.specs import DataSpec, ImageRule
-from inspect_ai.errors import BadBundle, BadSettings
+from inspect_ai.errors import BadBundle, BadSettings, InspectError
 from inspect_ai.settings import Settings
 
 CARD, MODEL, SCORES = "bundle.json", "model.onnx", "calibration.parquet"
-FORMAT = 1
+FORMAT = 2  # 1: before there were lots, groups and tails; read as what it said
+
+
+# fields of a card that touch a verdict or the promise; the first four are those of format 1
+BOUND = ("false_alarm_rate", "confidence", "image_threshold", "pixel_threshold")
+BOUND_TOO = ("unit", "groups", "levels", "pixel_rate", "pixel_rate_threshold", "tail")
 
 
 class Parity(Settings):
@@ -58,10 +69,25 @@ class Guarded(Settings):
     forced: bool = False  # exported in spite of them
 
 
+class Recalibrated(Settings):
+    """One change of the calibration that a person accepted."""
+
+    bundle_hash: str  # of the bundle before
+    accepted_by: str
+    accepted_at: str
+    verdicts_hash: str  # sha256 of the table of verdicts
+    scans: tuple[str, ...]  # fingerprints
+    joined: int  # good images that were added
+    left_out: int  # images decided to be defects
+    image_threshold_before: float
+    image_threshold: float
+    promise_before: str
+
+
 class Card(Settings):
     """What bundle.json says."""
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
     name: str  # of the data set
     model: str
     rule: str
@@ -78,12 +104,34 @@ class Card(Settings):
     pixel_threshold: float  # the same rule on each image's largest map value
     promise: str
     calibration_images: int
+    unit: Unit = "image"  # what the promise counts
+    groups: tuple[str, ...] = ()  # columns with thresholds of their own, coarse to fine
+    levels: dict[str, Level] = Field(default_factory=dict)  # thresholds by category
+    lots: int | None = None
+    correlation: float | None = None  # of the scores of one lot; None: not known
+    worth: float | None = None  # independent images that the calibration images are worth
+    pixel_rate: float | None = None  # promised share of good pixels above the next
+    pixel_rate_threshold: float | None = None
+    tail: Tail | None = None  # what the image threshold was extrapolated by
+    history: tuple[Recalibrated, ...] = ()
     thresholds_hash: str
     hashes: dict[str, str]  # file -> sha256
     parity: Parity
     guard: Guarded | None = None  # None: not examined
     versions: dict[str, str]
     created_at: str
+
+    @property
+    def promised(self) -> Promise:
+        """What was asked of the calibration."""
+        return Promise(
+            false_alarm_rate=self.false_alarm_rate,
+            confidence=self.confidence,
+            unit=self.unit,
+            groups=self.groups,
+            pixel_rate=self.pixel_rate,
+            tail=self.tail is not None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +140,12 @@ class Bundle:
 
     folder: Path
     card: Card
-    calibration: Calibration
+    thresholds: Thresholds
+
+    @property
+    def calibration(self) -> Calibration:
+        """The yardstick of all good images."""
+        return self.thresholds.scores.all
 
     @property
     def model(self) -> Path:
@@ -105,12 +158,16 @@ class Bundle:
         return steps.sha256(self.folder / CARD)
 
 
-def thresholds_hash(
-    false_alarm_rate: float, confidence: float | None, image: float, pixel: float
-) -> str:
-    """Binds promise and thresholds together."""
-    text = json.dumps([false_alarm_rate, confidence, image, pixel])
-    return hashlib.sha256(text.encode()).hexdigest()
+def thresholds_hash(fields: Mapping[str, Any]) -> str:
+    """Binds promise and thresholds together.
+
+    Args:
+        fields: of a card.
+    """
+    bound = [fields[name] for name in BOUND]
+    if fields.get("format", FORMAT) > 1:
+        bound += [_plain(fields.get(name)) for name in ("promise", *BOUND_TOO)]
+    return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
 
 
 def read(folder: Path) -> Bundle:
@@ -134,8 +191,7 @@ def read(folder: Path) -> Bundle:
     except BadSettings as error:
         raise BadBundle(f"{error}\nThe bundle was changed. Export it again.") from None
     _check_files(folder, card)
-    calibration = _checked_calibration(folder, card)
-    return Bundle(folder, card, calibration)
+    return Bundle(folder, card, _checked_thresholds(folder, card))
 
 
 def _check_files(folder: Path, card: Card) -> None:
@@ -146,32 +202,41 @@ def _check_files(folder: Path, card: Card) -> None:
             raise BadBundle(f"{path} {state}. Export the bundle again, or restore the file.")
 
 
-def _checked_calibration(folder: Path, card: Card) -> Calibration:
-    """The yardstick, whose thresholds must be the card's."""
-    kept = _good_scores(folder / SCORES)
-    rate, confidence = card.false_alarm_rate, card.confidence
-    calibration, largest = (
-        Calibration(np.sort(kept[c].to_numpy(np.float32)), rate, confidence)
-        for c in ("pred_score", "map_max")
+def _checked_thresholds(folder: Path, card: Card) -> Thresholds:
+    """Thresholds made again from the good scores, which must be the card's."""
+    kept, why = _good_scores(folder / SCORES), ""
+    try:
+        found = thresholds.derive(kept, card.promised, card.tail)
+    except (InspectError, KeyError, ValueError) as error:
+        why = f" ({error})"
+    else:
+        checked = [*BOUND, "promise", *(BOUND_TOO if card.format > 1 else ())]
+        if card.tail is not None:
+            checked.remove("promise")  # its interval was drawn; the hash binds it
+        ours, theirs = found.fields(), card.model_dump()
+        same = all(_plain(ours[name]) == _plain(theirs[name]) for name in checked)
+        hashes = thresholds_hash(theirs), card.data_spec.hash()
+        same &= hashes == (card.thresholds_hash, card.data_spec_hash)
+        if same and card.image == card.data_spec.image:
+            return found
+    raise BadBundle(
+        f"Thresholds, promise or data spec of {folder / CARD} do not follow from {SCORES}{why}: the "
+        "file was changed by hand. Export the bundle again with the rate you want."
     )
-    given = (rate, confidence, card.image_threshold, card.pixel_threshold)
-    found = (calibration.threshold, largest.threshold)
-    hashes = thresholds_hash(*given), card.data_spec.hash()
-    same = hashes == (card.thresholds_hash, card.data_spec_hash)
-    same &= card.image == card.data_spec.image
-    if found != given[2:] or not same or calibration.promise != card.promise:
-        raise BadBundle(
-            f"Thresholds, promise or data spec of {folder / CARD} do not follow from {SCORES}: the "
-            "file was changed by hand. Export the bundle again with the rate you want."
-        )
-    return calibration
+
+
+def _plain(value: Any) -> Any:
+    """A field as JSON holds it."""
+    return json.loads(json.dumps(value, default=lambda inner: inner.model_dump(mode="json")))
 
 
 def _good_scores(path: Path) -> pd.DataFrame:
     try:
-        kept = pd.read_parquet(path, columns=["pred_score", "map_max"])
+        kept = pd.read_parquet(path)
     except (OSError, ValueError, KeyError) as error:
         raise BadBundle(f"{path} cannot be read ({error}). Export the bundle again.") from None
+    if missing := [c for c in ("image_id", "group", "pred_score", "map_max") if c not in kept]:
+        raise BadBundle(f"{path} lacks {', '.join(missing)}. Export the bundle again.")
     if kept.empty:
         raise BadBundle(f"{path} holds no good score. Export the bundle again.")
     return kept

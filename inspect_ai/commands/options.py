@@ -32,6 +32,15 @@ class Split(StrEnum):
     test = "test"
 
 
+class Unit(StrEnum):
+    """What a promise counts."""
+
+    image = "image"
+    lot = "lot"
+    lot_share = "lot_share"
+    lot_maximum = "lot_maximum"
+
+
 Out = Annotated[Path, typer.Option(help="New folder for what is written.")]
 Root = Annotated[Path | None, typer.Option(help="Another copy of the data than the spec's root.")]
 RunFile = Annotated[Path, typer.Argument(help="Run file, as in pipelines/runs.")]

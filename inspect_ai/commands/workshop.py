@@ -13,6 +13,7 @@ from inspect_ai.commands.options import (
     Root,
     RunFile,
     Track,
+    Unit,
     made_manifest,
     tracked,
     workshop,
@@ -102,14 +103,26 @@ def calibrate(
     confidence: Annotated[
         float | None, typer.Option(help="Promise the rate with this confidence.")
     ] = None,
+    unit: Annotated[
+        Unit | None, typer.Option(help="What the promise counts: images, or one a lot.")
+    ] = None,
+    tail: Annotated[
+        bool | None,
+        typer.Option("--tail/--no-tail", help="Rates beyond the images, by a fitted tail."),
+    ] = None,
 ) -> None:
     """Set the threshold from the good images of split 'calibrate'."""
     with workshop():
         from inspect_ai import build as steps
+        from inspect_ai.steps import read_record
         from inspect_ai.train import kept_manifest
 
     manifest = kept_manifest(checkpoint, root)
-    made = steps.calibrate(checkpoint, manifest, out, false_alarm_rate, confidence)
+    asked: dict[str, object] = {"false_alarm_rate": false_alarm_rate, "confidence": confidence}
+    asked |= {"tail": tail, "unit": unit.value if unit else None}
+    given = {name: value for name, value in asked.items() if value is not None}
+    made = steps.calibrate(checkpoint, manifest, out, given)
+    typer.echo(read_record(made, "calibrate")["promise"])
     typer.echo(f"calibration: {made}")
 
 

@@ -1,12 +1,13 @@
 """Two small pictures of a build, for MLflow and for a look: losses, and the good scores."""
 
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from inspect_ai.calibration.conformal import Calibration
+from inspect_ai.scores import Float32
 
 POINTS = 400  # of a curve; more cannot be seen
 
@@ -38,19 +39,19 @@ def losses(history: pd.DataFrame, figures: pd.DataFrame, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def good_scores(calibration: Calibration, path: Path) -> None:
+def good_scores(scores: Float32, threshold: float, promise: str, path: Path) -> None:
     """Draws the good scores and the threshold with its promise.
 
     Args:
+        scores: (N,) of good images.
         path: PNG to write.
     """
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
-    scores = calibration.good_scores
     bins = np.histogram_bin_edges(scores, min(60, max(10, len(scores) // 10)))
     axes.hist(scores, bins.tolist(), color="#7d9dbd", label=f"{len(scores):,} good images")
-    axes.axvline(calibration.threshold, color="#b0352c", ls="--", label="threshold")
+    axes.axvline(threshold, color="#b0352c", ls="--", label="threshold")
     axes.set(xlabel="score (higher is odder)", ylabel="images", yscale="log")
-    axes.set_title(calibration.promise, size=9, loc="left")
+    axes.set_title(fill(promise, 96), size=9, loc="left")
     axes.legend(frameon=False)
     figure.savefig(path, dpi=110)

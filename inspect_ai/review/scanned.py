@@ -3,6 +3,7 @@
 run.json                  what was scanned, by what bundle, and what was promised
 scores/part-*.parquet     one row per scored image
 rejected.parquet          one row per file that could not be read
+regions.parquet           one row per flagged region of a flagged image
 calibration.parquet       scores of the good images that set the threshold
 maps/                     pictures and anomaly maps of flagged images
 """
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
+from inspect_ai.bundle.thresholds import Level
 from inspect_ai.data.specs import DataSpec, LabelRule
 from inspect_ai.errors import MissingData
 from inspect_ai.settings import Settings
@@ -25,7 +28,13 @@ OWN = frozenset(
         "pred_score",
         "p_value",
         "pred_label",
+        "p_value_conditional",
+        "q_value",
+        "q_value_lot",
         "image_threshold",
+        "pixel_threshold",
+        "group_level",
+        "promise",
         "group",
         "split",
         "gt_label",
@@ -56,6 +65,10 @@ class Run(Settings, extra="ignore"):
     pixel_threshold: float | None = None
     promise: str = ""
     calibration_images: int = 0
+    unit: str = "image"
+    lots: int | None = None
+    worth: float | None = None
+    levels: dict[str, Level] = Field(default_factory=dict)
     images: int | None = None
     flagged: int | None = None
     rejected: int | None = None

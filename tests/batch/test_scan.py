@@ -126,6 +126,7 @@ def test_without_masks_maps_and_pictures_are_kept_of_flagged_images_alone(refere
     flagged = set(rows.loc[rows["pred_label"] == 1, "image_id"])
     for kind in (".tiff", ".png"):
         assert {p.stem for p in (reference / "maps").iterdir() if p.suffix == kind} == flagged
+    assert {p.stem for p in (reference / "masks").iterdir()} == flagged
     assert 0 < len(flagged) < rows["image_id"].nunique()
 
 

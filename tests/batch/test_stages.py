@@ -3,13 +3,23 @@ import pandas as pd
 import pytest
 
 from inspect_ai.batch import stages
-from inspect_ai.calibration.conformal import calibrate
+from inspect_ai.bundle.thresholds import derive
+from inspect_ai.calibration.promise import Promise
 from inspect_ai.data.conditions import Condition
 from inspect_ai.data.images import content_id
-from inspect_ai.errors import BadImages
+from inspect_ai.errors import BadImages, MissingData
 from inspect_ai.scores import Scores
 
-YARDSTICK = calibrate(np.arange(1, 20, dtype=np.float32), 0.05)
+GOOD = pd.DataFrame(
+    {
+        "image_id": [f"good {i}" for i in range(19)],
+        "group": [f"lot {i}" for i in range(19)],
+        "tool": ["A"] * 19,
+        "pred_score": np.arange(1, 20, dtype=np.float32),
+        "map_max": np.arange(101, 120, dtype=np.float32),
+    }
+)
+THRESHOLDS = derive(GOOD, Promise(false_alarm_rate=0.05))
 PLAN = pd.DataFrame(
     {
         "image_path": pd.Series(["a.png", "b.png", "c.png", "d.png"], dtype="string"),
@@ -96,9 +106,9 @@ def test_no_readable_image_runs_no_model():
     assert stages.ready(stages.see([2], ["c.png"], read), None, 64).calls == []
 
 
-def decided(*rows):
+def decided(*rows, thresholds=THRESHOLDS, plan=PLAN):
     found = pd.DataFrame(rows, columns=["row", "image_id", "pred_score"]).set_index("row")
-    return stages.decide(PLAN, found, YARDSTICK)
+    return stages.decide(plan, found, thresholds)
 
 
 def test_a_verdict_carries_the_score_its_p_value_and_the_rows_own_columns():
@@ -109,6 +119,40 @@ def test_a_verdict_carries_the_score_its_p_value_and_the_rows_own_columns():
     assert rows["pred_label"].tolist() == [0, 1]
     assert rows["lot"].tolist() == ["L1", "L2"]
     assert (rows["image_threshold"] == 19).all()
+    assert (rows["pixel_threshold"] == 119).all()
+
+
+def test_a_verdict_says_which_promise_it_stands_on():
+    promise = Promise(false_alarm_rate=0.2, confidence=0.9, groups=("tool",))
+    thresholds = derive(GOOD, promise)
+    rows = decided(
+        (0, "x", 3.0),
+        (1, "y", 99.0),
+        thresholds=thresholds,
+        plan=PLAN.assign(tool=["A", "B", "A", "B"]),
+    )
+    assert rows["group_level"].tolist() == ["tool=A", "all"]
+    assert rows["promise"].tolist() == [
+        thresholds.levels[name].promise for name in ("tool=A", "all")
+    ]
+    assert (rows["p_value_conditional"] > rows["p_value"]).all()
+
+
+def test_a_scan_without_the_column_that_thresholds_are_kept_apart_by_is_refused():
+    thresholds = derive(GOOD, Promise(false_alarm_rate=0.2, groups=("tool",)))
+    with pytest.raises(
+        MissingData, match="Thresholds are kept apart by tool, and there is no column tool"
+    ):
+        decided((0, "x", 3.0), thresholds=thresholds)
+
+
+def test_of_what_a_scan_flags_by_q_value_a_share_is_good_over_the_scan_and_over_each_lot():
+    verdicts = pd.DataFrame(
+        {"p_value": [0.05, 0.5, 0.05, 0.05], "group": list("aabb"), "group_level": "all"}
+    )
+    found = stages.discoveries(verdicts, THRESHOLDS)
+    assert found["q_value"].tolist() == pytest.approx([1 / 15, 0.5, 1 / 15, 1 / 15])
+    assert found["q_value_lot"].tolist() == pytest.approx([0.1, 0.5, 0.05, 0.05])
 
 
 def test_a_score_that_is_not_a_number_is_an_alarm():

@@ -10,7 +10,9 @@ from inspect_ai import steps
 from inspect_ai.bundle import bundle as bundles
 from inspect_ai.bundle.bundle import CARD, MODEL, SCORES
 from inspect_ai.bundle.runtime import Scorer
+from inspect_ai.bundle.thresholds import derive
 from inspect_ai.calibration.conformal import calibrate
+from inspect_ai.calibration.promise import Promise
 from inspect_ai.errors import BadBundle
 
 
@@ -32,12 +34,10 @@ def card(folder):
 
 def rehashed(folder):
     """Makes the hashes of bundle.json fit the files and thresholds, as a forger would."""
-    fields = card(folder)
-    names = ("false_alarm_rate", "confidence", "image_threshold", "pixel_threshold")
     edit(
         folder,
         hashes={name: steps.sha256(folder / name) for name in (MODEL, SCORES)},
-        thresholds_hash=bundles.thresholds_hash(*(fields[name] for name in names)),
+        thresholds_hash=bundles.thresholds_hash(card(folder)),
     )
 
 
@@ -84,6 +84,11 @@ def test_a_missing_file_is_named(copy, name):
         {"confidence": 0.95},
         {"thresholds_hash": "0" * 64},
         {"promise": "No good image is ever flagged."},
+        {"unit": "lot"},
+        {"groups": ["lot"]},
+        {"levels": {}},
+        {"pixel_rate": 0.5},
+        {"pixel_rate_threshold": 1.0},
     ],
 )
 def test_a_promise_or_threshold_edited_by_hand_is_found(copy, fields):
@@ -93,12 +98,32 @@ def test_a_promise_or_threshold_edited_by_hand_is_found(copy, fields):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"image_threshold": 1e9}, {"pixel_threshold": 0.0}, {"false_alarm_rate": 0.2}]
+    "fields",
+    [
+        {"image_threshold": 1e9},
+        {"pixel_threshold": 0.0},
+        {"false_alarm_rate": 0.2},
+        {"pixel_rate_threshold": 1.0},
+        {"levels": {}},
+    ],
 )
 def test_an_edit_is_found_even_with_its_hash_corrected(copy, fields):
     edit(copy, **fields)
     rehashed(copy)
     with pytest.raises(BadBundle, match=r"do not follow from calibration\.parquet"):
+        bundles.read(copy)
+
+
+def test_a_bundle_of_before_there_were_lots_and_groups_is_read_as_what_it_said(copy):
+    fields, levels = card(copy), card(copy)["levels"]
+    for name in ("unit", "groups", "levels", "lots", "correlation", "worth", "history"):
+        del fields[name]
+    fields |= {"format": 1} | dict.fromkeys(("pixel_rate", "pixel_rate_threshold", "tail"))
+    fields["thresholds_hash"] = bundles.thresholds_hash(fields)
+    (copy / CARD).write_text(json.dumps(fields), "utf-8")
+    assert {n: of.model_dump() for n, of in bundles.read(copy).thresholds.levels.items()} == levels
+    edit(copy, promise="No good image is ever flagged.")
+    with pytest.raises(BadBundle, match="changed by hand"):
         bundles.read(copy)
 
 
@@ -119,8 +144,9 @@ def test_good_scores_of_another_model_are_found_even_with_all_hashes_corrected(c
     kept = pd.read_parquet(copy / SCORES)
     kept["pred_score"] += np.float32(1)
     kept.to_parquet(copy / SCORES, index=False)
-    again = calibrate(kept["pred_score"].to_numpy(), 0.05)
-    edit(copy, image_threshold=again.threshold)
+    again = derive(kept, Promise(false_alarm_rate=0.05)).fields()
+    levels = {name: level.model_dump() for name, level in again["levels"].items()}
+    edit(copy, image_threshold=again["image_threshold"], levels=levels)
     rehashed(copy)
     with pytest.raises(BadBundle, match=r"calibrated with another calibration\.parquet"):
         Scorer(copy, "cpu")
@@ -144,7 +170,7 @@ def test_good_scores_that_are_none_are_found(copy, table):
         bundles.read(copy)
 
 
-@pytest.mark.parametrize("version", [2, 99])
+@pytest.mark.parametrize("version", [3, 99])
 def test_a_newer_bundle_asks_for_an_update(copy, version):
     edit(copy, format=version, something_new=True)
     with pytest.raises(BadBundle, match=r"written by a newer version\. Update inspect-ai-wafer"):
