@@ -1,4 +1,4 @@
-"""The figures of README that are no detector's: promises, speed, memory, start.
+"""The figures of README that are no detector's: speed, memory, start; for promises see promises.py.
 
     python -m pipelines.benchmark            needs ../shared/data/wm811k, see its data spec
 
@@ -19,16 +19,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from inspect_ai import metrics
 from inspect_ai.benchmark import plan, speed
 from inspect_ai.benchmark.measure import BUILD, commit
 from inspect_ai.benchmark.plan import SCAN
 from inspect_ai.bundle import bundle as bundles
 from inspect_ai.bundle.runtime import Scorer
-from inspect_ai.calibration.conformal import calibrate
 from inspect_ai.data import manifest as manifests
 from inspect_ai.data.manifest import Manifest
 from inspect_ai.data.specs import DataSpec
@@ -52,9 +49,7 @@ def main() -> None:
     print(_call("benchmark", "--profile", "full", "--print"))
     made = _made()
     bundle = bundles.read(made / BUILD / "bundle")
-    scores = pd.read_parquet(made / SCAN / "scores")
     print(f"{RUN} at commit {commit()}, {os.cpu_count()} cores\n")
-    _print_promises(bundle, scores)
     with tempfile.TemporaryDirectory(prefix="inspect-ai-") as folder:
         _print_speed(bundle, manifests.make(spec).part("test"), Path(folder))
         _print_memory(bundle, spec, Path(folder))
@@ -69,21 +64,6 @@ def _made() -> Path:
     if not is_finished(folder / SCAN):
         sys.exit(f"{folder} is not there: inspect-ai benchmark --profile full --only {RUN.stem}")
     return folder
-
-
-def _print_promises(bundle: bundles.Bundle, scores: pd.DataFrame) -> None:
-    """Promised against observed overkill on test lots."""
-    good = scores.loc[scores["gt_label"] == 0, "pred_score"].to_numpy(np.float32)
-    print("\n| promised overkill | observed on test lots (95 % interval) | with 95 % confidence |")
-    print("|---|---|---|")
-    for rate in (0.05, 0.01, 0.002):
-        cells = []
-        for confidence in (None, 0.95):
-            made = calibrate(bundle.calibration.good_scores, rate, confidence)
-            flagged = int(made.is_anomalous(good).sum())
-            low, high = metrics.binomial_interval(flagged, len(good))
-            cells.append(f"{flagged / len(good):.2%} ({float(low):.2%} to {float(high):.2%})")
-        print(f"| {rate:.1%} | {cells[0]} | {cells[1]} |")
 
 
 def _print_speed(bundle: bundles.Bundle, test: Manifest, folder: Path) -> None:

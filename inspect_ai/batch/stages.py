@@ -178,7 +178,7 @@ def discoveries(verdicts: pd.DataFrame, thresholds: Thresholds) -> pd.DataFrame:
     # how many are good is estimated from images of many lots alone: those of one are alike
     many = lots.nunique() >= MANY_LOTS and thresholds.promise.unit != "lot_share"
     units = {name: level.units for name, level in thresholds.levels.items()}
-    n = verdicts["group_level"].map(units).to_numpy(np.int64)
+    n = np.asarray(verdicts["group_level"].map(units), np.int64)
     q_value = batch_fdr.q_values(p_value, storey=many, n=n)
     return pd.DataFrame({"q_value": q_value, "q_value_lot": batch_fdr.by_lot(p_value, lots)})
 

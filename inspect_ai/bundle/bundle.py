@@ -205,14 +205,14 @@ def _check_files(folder: Path, card: Card) -> None:
 def _checked_thresholds(folder: Path, card: Card) -> Thresholds:
     """Thresholds made again from the good scores, which must be the card's."""
     kept, why = _good_scores(folder / SCORES), ""
+    tail, at, said = card.tail, card.image_threshold, card.promise
+    known = None if tail is None else thresholds.Beyond(tail, at, said)
     try:
-        found = thresholds.derive(kept, card.promised, card.tail)
+        found = thresholds.derive(kept, card.promised, known)
     except (InspectError, KeyError, ValueError) as error:
         why = f" ({error})"
     else:
         checked = [*BOUND, "promise", *(BOUND_TOO if card.format > 1 else ())]
-        if card.tail is not None:
-            checked.remove("promise")  # its interval was drawn; the hash binds it
         ours, theirs = found.fields(), card.model_dump()
         same = all(_plain(ours[name]) == _plain(theirs[name]) for name in checked)
         hashes = thresholds_hash(theirs), card.data_spec.hash()

@@ -6,7 +6,7 @@ scores beside it was changed by hand. Only a fitted tail is kept as it was fitte
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -79,13 +79,21 @@ class Thresholds:
         }
 
 
-def derive(kept: pd.DataFrame, promise: Promise, tail: tails.Tail | None = None) -> Thresholds:
+class Beyond(NamedTuple):
+    """A threshold that a fitted tail gave, and what it says of it."""
+
+    tail: tails.Tail
+    threshold: float
+    promise: str
+
+
+def derive(kept: pd.DataFrame, promise: Promise, known: Beyond | None = None) -> Thresholds:
     """Thresholds of good scores.
 
     Args:
         kept: as in calibration.parquet: image_id, group, pred_score, map_max, the promise's groups
             and, for a pixel rate, map_shares.
-        tail: one that was fitted before; None fits it, where the promise asks for one.
+        known: of a tail that was fitted before; None fits it, where the promise asks for one.
 
     Raises:
         TooFewGoodImages: the images cannot support the promise, of images or of pixels.
@@ -100,11 +108,10 @@ def derive(kept: pd.DataFrame, promise: Promise, tail: tails.Tail | None = None)
         kept_to = promise.model_copy(update={"false_alarm_rate": rate})
     scores, peaks = (groups.yardsticks(kept, c, kept_to) for c in ("pred_score", "map_max"))
     said = {name: yardstick.promise for name, yardstick in scores.levels.items()}
-    fitted = None
+    tail = None
     if beyond:
-        fitted, wanted = tail or tails.fit(scores.all.good_scores), promise.false_alarm_rate
-        scores = replace(scores, thresholds={ALL: fitted.threshold(wanted)})
-        said = {ALL: fitted.promise(wanted)}
+        tail, threshold, promised = known or _beyond(scores, promise.false_alarm_rate)
+        scores, said = replace(scores, thresholds={ALL: threshold}), {ALL: promised}
     levels = {
         name: Level(
             images=scores.images[name],
@@ -116,7 +123,12 @@ def derive(kept: pd.DataFrame, promise: Promise, tail: tails.Tail | None = None)
         for name in scores.levels
     }
     effective = lots.effective(kept["pred_score"].to_numpy(np.float32), kept["group"])
-    return Thresholds(promise, scores, peaks, levels, effective, _pixel_rate(kept, promise), fitted)
+    return Thresholds(promise, scores, peaks, levels, effective, _pixel_rate(kept, promise), tail)
+
+
+def _beyond(scores: Yardsticks, rate: float) -> Beyond:
+    tail = tails.fit(scores.all.good_scores)
+    return Beyond(tail, tail.threshold(rate), tail.promise(rate))
 
 
 def _pixel_rate(kept: pd.DataFrame, promise: Promise) -> float | None:

@@ -38,14 +38,17 @@ def overkill(scan: Scan) -> Numbers | None:
 
     The 95 % interval is the wider of the binomial one and of lots redrawn: wafers of one lot are
     alike, and a binomial interval alone would call a few bad lots a broken promise. `standing`:
-    "more" or "fewer" where it leaves the promised rate out, else "as promised".
+    "more" or "fewer" where it leaves the promised rate out, else "as promised"; of a promise that
+    says "at most" with confidence, or of whole lots, fewer is as promised.
     """
     good = scan.scores[scan.scores["gt_label"] == 0]
     if good.empty:
         return None
+    at_most = scan.run.confidence is not None or scan.run.unit == "lot_maximum"
     flagged, promised = int((good["pred_label"] == 1).sum()), scan.run.false_alarm_rate
     low, high = _share_interval((good["pred_label"] == 1).to_numpy(), good["group"].tolist())
-    standing = "more" if low > promised else "fewer" if high < promised else "as promised"
+    fewer = high < promised and not at_most
+    standing = "more" if low > promised else "fewer" if fewer else "as promised"
     return {
         "good_images": len(good),
         "flagged": flagged,

@@ -5,7 +5,8 @@
 
 Both appear whole or not at all. The order of the page is the order of a decision: how many
 were flagged and is that more than promised; the oddest images; the lots that stand out; what
-could not be read; and, where labels are known, how good the verdicts are.
+could not be read; where labels are known, how good the verdicts are; and what another threshold
+would cost.
 """
 
 import base64
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 import inspect_ai
 from inspect_ai.errors import OutputInUse
-from inspect_ai.review import figures, quality, scanned, summary, words
+from inspect_ai.review import figures, quality, scanned, summary, trade, words
 from inspect_ai.review.scanned import Scan
 from inspect_ai.review.summary import Numbers
 
@@ -88,6 +89,8 @@ def _numbers(scan: Scan, most: int) -> Numbers:
         "notes": summary.notes(scan),
         "verdict": words.verdict(scan.run, batch, overkill, summary.standouts(column, lots)),
         "batch": batch,
+        "discoveries": summary.discoveries(scan),
+        "levels": summary.levels(scan),
         "lots": {"by": column, "count": len(lots), "rows": summary.entries(lots)},
         "wafers": None if wafers is None else summary.entries(wafers),
         "flagged": {"shown": shown[0], "listed": shown[1]},
@@ -95,6 +98,7 @@ def _numbers(scan: Scan, most: int) -> Numbers:
         "overkill": overkill,
         "quality": quality.separation(scan),
         "localisation": quality.localisation(scan),
+        "trade": trade.numbers(scan),
     }
     strict = _strict(numbers)
     assert isinstance(strict, dict)
@@ -108,6 +112,7 @@ def _page(scan: Scan, numbers: Numbers) -> str:
         "histogram": figures.histogram(scan),
         "lots": figures.lots(lots, scan.run.false_alarm_rate, column or "group"),
         "wafers": _wafer_plot(scan),
+        "trade": trade.figure(scan),
     }
     template = _environment().get_template("report.html")
     return template.render(
@@ -141,7 +146,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _entries(flagged: pd.DataFrame) -> list[Mapping[str, object]]:
-    columns = ["image_id", "image_path", "p_value", "pred_score", "group", "label"]
+    columns = ["image_id", "image_path", "p_value", "q_value", "pred_score", "group", "label"]
     return summary.entries(flagged[[c for c in columns if c in flagged]])
 
 

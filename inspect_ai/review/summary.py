@@ -22,6 +22,7 @@ from inspect_ai.scores import Float64
 
 Numbers = dict[str, object]
 
+SHARES = (0.05, 0.1, 0.2)  # of good images among the flagged
 NAMED = 50  # rejected files named on the page
 
 
@@ -66,6 +67,31 @@ def notes(scan: Scan) -> list[str]:
     if unknown:
         said.append(f"{unknown:,} score(s) are not a finite number; such an image is flagged.")
     return said
+
+
+def discoveries(scan: Scan) -> list[Numbers] | None:
+    """How many images have a q-value of at most q; None of a scan without q-values.
+
+    Flagging these keeps the share of good images among them at q, on average.
+    """
+    if "q_value" not in scan.scores:
+        return None
+    q_value = scan.scores["q_value"].to_numpy(float)
+    return [{"q": q, "images": int((q_value <= q).sum())} for q in SHARES]
+
+
+def levels(scan: Scan) -> list[Numbers] | None:
+    """What was judged by which threshold; None where there is one for all."""
+    if len(scan.run.levels) < 2 or "group_level" not in scan.scores:
+        return None
+    images = scan.scores["group_level"].value_counts().to_dict()
+    flagged = scan.flagged["group_level"].value_counts().to_dict()
+    return [
+        {"name": name, "images": images.get(name, 0), "flagged": flagged.get(name, 0)}
+        | {"good_images": level.images, "units": level.units}
+        | {"threshold": level.image_threshold, "promise": level.promise}
+        for name, level in scan.run.levels.items()
+    ]
 
 
 def lots(scan: Scan) -> tuple[str | None, pd.DataFrame]:

@@ -23,7 +23,7 @@ def verdict(run: Run, batch: Numbers, overkill: Numbers | None, standouts: str) 
     return {
         "headline": headline + ".",
         "promise": run.promise,
-        "observed": _observed(batch) if overkill is None else _overkill(overkill),
+        "observed": _observed(run, batch) if overkill is None else _overkill(overkill),
         "standing": known["standing"],
         "by_label": overkill is not None,
         "standouts": standouts,
@@ -95,13 +95,13 @@ def _overkill(overkill: Numbers) -> str:
     )
 
 
-def _observed(batch: Numbers) -> str:
+def _observed(run: Run, batch: Numbers) -> str:
     if not batch["images"]:
         return "No image was scored."
     expected = batch["expected_if_all_good"]
     assert isinstance(expected, float)
     about = f"{expected:,.0f}" if expected >= 10 else number(expected, 2)
     return (
-        f"If all images were good, about {about} would be flagged, "
+        f"If all images were good, {'about' if run.confidence is None else 'at most about'} {about} would be flagged, "
         f"and seldom more than {count(batch['most_if_all_good'])}."
     )
