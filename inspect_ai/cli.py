@@ -10,7 +10,16 @@ from typing import Annotated
 
 import typer
 
-from inspect_ai.commands import benchmarks, desk, floor, judging, workshop
+from inspect_ai.commands import (
+    benchmarks,
+    desk,
+    feedback,
+    floor,
+    judging,
+    monitoring,
+    operating,
+    workshop,
+)
 from inspect_ai.errors import InspectError
 
 INTERRUPTED = 130
@@ -41,6 +50,10 @@ for command in (
     judging.sample,
     floor.scan,
     floor.report,
+    operating.operating_point,
+    monitoring.monitor,
+    feedback.recalibrate,
+    feedback.suspects,
     benchmarks.benchmark,
     workshop.models,
     desk.demo,
@@ -57,7 +70,8 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Runs a command; 0 done, 1 our mistake, 2 the user's, 130 interrupted."""
+    """Runs a command; 0 done, 1 our mistake, 2 the user's, 130 interrupted, 4 a change
+    that `monitor --fail-on-alarm` was asked to fail on."""
     debug = "--debug" in arguments
     # --debug is welcome anywhere, not only before the command
     arguments = [a for a in arguments if a != "--debug"]

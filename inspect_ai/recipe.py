@@ -9,6 +9,7 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from inspect_ai import models
+from inspect_ai.calibration.promise import Basis, Promise
 from inspect_ai.data.conditions import Condition, Places
 from inspect_ai.data.specs import DataSpec
 from inspect_ai.errors import BadSettings
@@ -35,7 +36,7 @@ Score = Annotated[
 ]
 Grid = tuple[Annotated[int, Field(ge=4)], Annotated[int, Field(ge=4)]]
 FUSION, LATENT, HELD_OUT = "fusion", "latent_diffusion", 0.15
-NOTHING = (("condition", None), ("first_stage", None))
+NOTHING = (("condition", None), ("first_stage", None), ("calibration", None), ("trim", None))
 
 
 class Recipe(Settings):
@@ -47,8 +48,12 @@ class Recipe(Settings):
     held_out: float = Field(
         default=HELD_OUT, gt=0, lt=1
     )  # share of train kept for fitting the rule
+    trim: float | None = Field(
+        default=None, gt=0, lt=0.5
+    )  # share of train, the oddest after a first fit, that a second fit does without
     false_alarm_rate: float = Field(gt=0, lt=1)  # share of good images that may be flagged
     confidence: float | None = Field(default=None, gt=0, lt=1)  # None: the rate holds on average
+    calibration: Basis | None = None  # what counts, and apart for which groups; None: every image
     members: tuple["Recipe", ...] = ()  # of a fusion: run files beside this one
     first_stage: "Recipe | None" = None  # whose codes a model sees: a run file beside this one
     condition: Condition | None = None  # what a conditional model is told of each image
@@ -82,8 +87,10 @@ class Recipe(Settings):
             raise ValueError("needs [score] with a rule, or 'members', which have their own")
         if any(member.members for member in self.members):
             raise ValueError("a member may not be a fusion; list its members instead")
-        if self.members and (self.turn or self.held_out != HELD_OUT):
-            raise ValueError("'turn' and 'held_out' belong to the members' run files; drop them")
+        if self.members and (self.turn or self.held_out != HELD_OUT or self.trim):
+            raise ValueError(
+                "'turn', 'held_out' and 'trim' belong to the members' run files; drop them"
+            )
         if any(member.data_spec != self.data_spec for member in self.members):
             raise ValueError("every member needs the data_spec of the fusion; use run files of one")
         return self
@@ -107,6 +114,8 @@ class Recipe(Settings):
             return self
         if stage.members or stage.first_stage:
             raise ValueError("a first stage codes images itself; use a run file of a vae or vqvae")
+        if stage.trim:
+            raise ValueError("a first stage learns what is left here; move 'trim' to this run file")
         if stage.condition not in (None, self.condition):
             raise ValueError("a first stage is told this [condition] or none; make them equal")
         same = {n: (getattr(stage, n), getattr(self, n)) for n in ("data_spec", "grid", "turn")}
@@ -135,10 +144,18 @@ class Recipe(Settings):
         )
 
     @property
+    def promise(self) -> Promise:
+        """What its calibration is asked for."""
+        basis = (self.calibration or Basis()).model_dump()
+        rate, sure = self.false_alarm_rate, self.confidence
+        return Promise(false_alarm_rate=rate, confidence=sure, **basis)
+
+    @property
     def steps(self) -> int:
-        """Training steps, those of all members and of a first stage."""
+        """Training steps, those of all members, of a first stage and of a first fit."""
         own = 0 if self.members else self.budget.steps
-        return own + sum(part.steps for part in (*self.members, self.first_stage) if part)
+        one = own + sum(part.steps for part in (*self.members, self.first_stage) if part)
+        return one if self.trim is None else 2 * one
 
     def model_config_(self) -> Any:
         """The checked config of the model.
@@ -156,6 +173,7 @@ class Recipe(Settings):
             members = tuple(member.seeded(seed, share) for member in self.members)
             budget = self.budget.model_copy(update={"seed": seed})
             return self.model_copy(update={"members": members, "budget": budget})
+        seconds = seconds and seconds / 2 if self.trim else seconds  # of each of two fits
         share = seconds and seconds / 2 if self.first_stage else seconds
         stage = self.first_stage and self.first_stage.seeded(seed, share)
         limit = min(filter(None, (self.budget.seconds, share)), default=None)

@@ -1,7 +1,8 @@
 """train: a run file and the good images of split `train` -> a detector's weights.
 
 Weights are fitted on most groups of the split; the rule's own statistics on the rest, which no
-weight has seen, since residuals of images a model was fitted on are too small. The members of a
+weight has seen, since residuals of images a model was fitted on are too small; where the run file
+asks for it, both without the images that a first fit finds the oddest (feeding.py). The members of a
 fusion are trained one after the other, each in a folder of its own; the curves that join them
 are fitted on good images of split `calibrate`, of groups that the threshold does not see. So is a
 first stage, before the model that learns on its codes.
@@ -19,17 +20,17 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from inspect_ai import progress, steps
+from inspect_ai import feeding, progress, steps
 from inspect_ai.assembly import fused, new_detector, single
 from inspect_ai.data import manifest as manifests
 from inspect_ai.data.conditions import Condition
 from inspect_ai.data.manifest import Manifest
 from inspect_ai.data.specs import DataSpec
-from inspect_ai.errors import MissingData, NoSuchDevice
+from inspect_ai.errors import NoSuchDevice
+from inspect_ai.feeding import Dropped
 from inspect_ai.models.fusion import Config as Fused
 from inspect_ai.preprocess import Preprocess
 from inspect_ai.recipe import Recipe
-from inspect_ai.scores import Float32, UInt8
 from inspect_ai.telling import glimpse, telling
 from inspect_ai.tracking import Log
 from inspect_ai.training import batches as feed
@@ -41,7 +42,7 @@ from inspect_ai.training.history import History
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
 MANIFEST, PICTURES, FIRST_STAGE = "manifest.parquet", "pictures", "first_stage"
-BATCH = 64  # images scored at a time
+BATCH = feeding.BATCH
 LEARNT_LATER = tuple(f"rule.{name}" for name in ("window", "limit", "centre", "spread"))
 GLIMPSES = 20  # pictures of what a generator draws in the course of a training
 
@@ -55,8 +56,18 @@ class Trained:
     spec: DataSpec
 
 
-def train(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str = "cpu") -> Path:
+def train(
+    recipe: Recipe,
+    manifest: Manifest,
+    out: Path,
+    log: Log,
+    device: str = "cpu",
+    dropped: Dropped = frozenset(),
+) -> Path:
     """Fits a detector on the good images of split `train`; a fusion's curves on some of `calibrate`.
+
+    Args:
+        dropped: image_ids that were trimmed, and are not learnt from.
 
     Raises:
         MissingData: the split has no good image.
@@ -64,21 +75,41 @@ def train(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str =
     """
     manifests.require_groups(manifest)
     require_conditions(recipe, manifest)
-    step = steps.Step("train", out, inputs(recipe, manifest))
+    step = steps.Step("train", out, inputs(recipe, manifest) | feeding.inputs(dropped))
     if step.finished:
         return out
     with steps.disk(out):
-        fit = _fuse if recipe.members else _fit
-        counts = fit(recipe, manifest, out, log, device)
+        fit = _fuse if recipe.members else _trim if recipe.trim else _fit
+        counts = fit(recipe, manifest, out, log, device, dropped)
         told: dict[str, float] = counts.get("told", {})  # type: ignore[assignment]
         step.finish(**counts, notes=[*manifest.notes, *doubts(told)])
     return out
 
 
-def _fit(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str) -> dict[str, object]:
-    stage, seconds = _first_stage(recipe, manifest, out, log, device)
+def _trim(
+    recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str, dropped: Dropped
+) -> dict[str, object]:
+    """A first fit in a folder of its own, and a second one, from scratch, without its oddest images."""
+    whole, share = recipe.model_copy(update={"trim": None}), recipe.trim or 0.0
+    first = train(whole, manifest, out / feeding.FIRST_FIT, log, device, dropped)
+    detector, parts = load(first).detector, hold_out(manifest.good("train"), recipe, dropped)
+    scored = ((rows, feeding.scores(detector, given(recipe, rows, manifest))) for rows in parts)
+    odd = feeding.trimmed(scored, share, out / feeding.TRIMMED)
+    log.numbers(recipe.budget.steps, {"trimmed_images": len(odd)})
+    dropped |= frozenset(odd["image_id"])
+    require_conditions(recipe, manifest, dropped)
+    counts = _fit(recipe, manifest, out, log, device, dropped)
+    seconds = float(str(steps.read_record(first, "train")["train_seconds"]))
+    seconds = round(seconds + float(str(counts["train_seconds"])), 1)
+    return counts | {"trimmed_images": len(odd), "train_seconds": seconds}
+
+
+def _fit(
+    recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str, dropped: Dropped
+) -> dict[str, object]:
+    stage, seconds = _first_stage(recipe, manifest, out, log, device, dropped)
     detector = single(recipe, manifest.spec, manifest.root, stage)
-    fit_rows, held_rows = hold_out(manifest.good("train"), recipe)
+    fit_rows, held_rows = hold_out(manifest.good("train"), recipe, dropped)
     history, kept = History(out / "history.jsonl"), Checkpoints(out / "state.safetensors")
     saved = kept.load()
     # a picture an epoch; small sets have hundreds, of which GLIMPSES are kept
@@ -97,7 +128,7 @@ def _fit(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str) -
 
         run = Run(recipe.budget, report, kept, device)
         with feed.Pool(out / "pool.part") as pool:
-            images, budget = _prepared(pool, detector, fit_rows, manifest), recipe.budget
+            images, budget = feeding.prepared(pool, detector, fit_rows, manifest), recipe.budget
             sizes = feed.sides(images) if images.dtype == np.uint8 else None
             places = recipe.places(fit_rows)
             drawn = feed.Batches(images, budget.batch_size, budget.seed, recipe.turn, sizes, places)
@@ -113,24 +144,24 @@ def _fit(recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str) -
 
 
 def _first_stage(
-    recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str
+    recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str, dropped: Dropped
 ) -> tuple[Model | None, float]:
     """The trained first stage of a recipe that has one, and the seconds that took."""
     if recipe.first_stage is None:
         return None, 0.0
-    folder = train(recipe.first_stage, manifest, out / FIRST_STAGE, log, device)
+    folder = train(recipe.first_stage, manifest, out / FIRST_STAGE, log, device, dropped)
     seconds = float(str(steps.read_record(folder, "train")["train_seconds"]))
     made: Single = load(folder).detector  # type: ignore[assignment]
     return made.model, seconds
 
 
 def _fuse(
-    recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str
+    recipe: Recipe, manifest: Manifest, out: Path, log: Log, device: str, dropped: Dropped
 ) -> dict[str, object]:
     seconds, members = 0.0, list[Detector]()
     for number, member in enumerate(recipe.members, start=1):
         folder = out / member_folder(number, member)
-        train(member, manifest, folder, log, device)
+        train(member, manifest, folder, log, device, dropped)
         seconds += float(str(steps.read_record(folder, "train")["train_seconds"]))
         members.append(load(folder).detector)
     fusion = fused(recipe, members)
@@ -144,7 +175,13 @@ def figures(checkpoint: Path) -> list[str]:
     """What the models of a checkpoint said of themselves, in words, and what that warns of."""
     said = list[str]()
     for folder in (checkpoint, *sorted(p.parent for p in checkpoint.glob(f"*/{DESCRIPTION}"))):
-        told = steps.read_record(folder, "train").get("told") or {}
+        record = steps.read_record(folder, "train")
+        told = record.get("told") or {}
+        if dropped := record.get("trimmed_images", 0):
+            seen = record["images"] + record["held_out_images"]
+            said.append(
+                f"trimmed: the {dropped} of {seen + dropped} training images oddest at first"
+            )
         named = ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in told.items())
         said += [f"on held-out good images: {named}"] * bool(named)
         said += [f"warning: {doubt}" for doubt in doubts(told)]
@@ -177,7 +214,7 @@ def load(checkpoint: Path) -> Trained:
     return Trained(detector.eval(), recipe, spec)
 
 
-def require_conditions(recipe: Recipe, manifest: Manifest) -> None:
+def require_conditions(recipe: Recipe, manifest: Manifest, dropped: Dropped = frozenset()) -> None:
     """Refuses images to learn from of which the model could not be told, or values without any.
 
     Raises:
@@ -185,15 +222,18 @@ def require_conditions(recipe: Recipe, manifest: Manifest) -> None:
     """
     if recipe.condition is None:
         return
-    fit_rows, held_rows = hold_out(manifest.good("train"), recipe)
+    fit_rows, held_rows = hold_out(manifest.good("train"), recipe, dropped)
     recipe.condition.require_each(fit_rows, "train on")
     recipe.condition.require(held_rows)
     recipe.condition.require_each(manifest.good("calibrate"), "calibrate on")
 
 
-def hold_out(rows: pd.DataFrame, recipe: Recipe) -> tuple[pd.DataFrame, pd.DataFrame]:
+def hold_out(
+    rows: pd.DataFrame, recipe: Recipe, dropped: Dropped = frozenset()
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Cuts rows by group into those for the weights and those for the rule's statistics."""
-    return _cut(rows, recipe.held_out, recipe.budget.seed, "train")
+    fit, held = feeding.cut(rows, recipe.held_out, recipe.budget.seed, "train")
+    return feeding.left(fit, dropped), feeding.left(held, dropped)
 
 
 def yardsticks(recipe: Recipe, manifest: Manifest) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -202,48 +242,13 @@ def yardsticks(recipe: Recipe, manifest: Manifest) -> tuple[pd.DataFrame, pd.Dat
     if not recipe.members:
         return rows[:0], rows
     config: Fused = recipe.model_config_()
-    rest, first = _cut(rows, config.curve_share, recipe.budget.seed, "calibrate")
+    rest, first = feeding.cut(rows, config.curve_share, recipe.budget.seed, "calibrate")
     return first, rest
-
-
-def _cut(
-    rows: pd.DataFrame, share: float, seed: int, split: str
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of most groups, and those of the groups that make up the share."""
-    names = sorted(
-        rows["group"].unique(), key=lambda g: hashlib.sha256(f"{seed}/{g}".encode()).digest()
-    )
-    sizes = rows.groupby("group").size().reindex(names).cumsum()
-    few = max(1, int((sizes <= share * len(rows)).sum()))  # a group at least
-    held = rows["group"].isin(names[:few])
-    if not held.any() or held.all():
-        raise MissingData(
-            f"{len(rows)} good images of split '{split}' in {len(names)} group(s) cannot be cut in "
-            f"two by group. Add images, or a larger '{split}' share in the data spec."
-        )
-    return rows[~held], rows[held]
 
 
 def given(recipe: Recipe, rows: pd.DataFrame, manifest: Manifest) -> Iterator[Given]:
     """Pixels of rows in order, with their conditions where the model is told of one."""
     return feed.told(feed.raw(rows, manifest, BATCH), recipe.places(rows))
-
-
-def _prepared(
-    pool: feed.Pool, detector: Single, rows: pd.DataFrame, manifest: Manifest
-) -> Float32 | UInt8:
-    """What the model sees of each row: its grid, or a map's own dies on one square canvas."""
-    dies = detector.model.native and detector.view.kind == "wafer_map"
-    side = max(max(b.shape[2:]) for b in feed.raw(rows, manifest, BATCH)) if dies else 0
-    with progress.bar("read") as bar:
-
-        def report(done: int) -> None:
-            bar(done, len(rows))
-
-        kind = np.uint8 if dies else np.float32
-        return pool.fill(
-            feed.raw(rows, manifest, BATCH, side), detector.seen_by_model, report, kind
-        )
 
 
 def _keep(detector: Detector, recipe: Recipe, manifest: Manifest, out: Path) -> None:

@@ -158,7 +158,7 @@ def test_calibrate_takes_a_rate_of_its_own_or_the_recipes(built, wafers, tmp_pat
 
 def test_a_rate_of_0_is_refused_and_not_taken_for_none(built, wafers, tmp_path):
     zero = {"false_alarm_rate": 0.0}
-    with pytest.raises(BadSettings, match="'false_alarm_rate': .* greater than 0, got 0"):
+    with pytest.raises(BadSettings, match=r"'false_alarm_rate': .* greater than 0, got 0"):
         build.calibrate(built / "checkpoint", wafers, tmp_path / "calibration", zero)
 
 

@@ -49,7 +49,14 @@ def test_the_bundle_carries_all_of_the_promise(bundle):
 
 def test_the_good_images_of_a_bundle_keep_what_the_promise_was_made_from(bundle):
     kept = pd.read_parquet(bundle.folder / SCORES)
-    assert {"image_id", "group", "product", "map_shares", "brightness", "sharpness"} <= set(kept)
+    assert {
+        "image_id",
+        "group",
+        "product",
+        "map_shares",
+        "input_brightness",
+        "input_sharpness",
+    } <= set(kept)
     assert len(kept) == bundle.card.calibration_images
 
 
@@ -67,7 +74,11 @@ def test_every_row_of_a_scan_says_what_its_verdict_stands_on(bundle, scanned):
     assert found["p_value_conditional"].nunique() > 5
     assert set(found["pixel_threshold"]) == {bundle.card.pixel_rate_threshold}
     assert (found["q_value"] >= found["p_value"] - 1e-12).mean() > 0.5
-    assert found[["brightness", "sharpness", "q_value", "q_value_lot"]].notna().all(axis=None)
+    assert (
+        found[["input_brightness", "input_sharpness", "q_value", "q_value_lot"]]
+        .notna()
+        .all(axis=None)
+    )
 
 
 def test_masks_and_regions_of_flagged_images_are_of_the_images_own_size(scanned):

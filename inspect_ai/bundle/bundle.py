@@ -76,7 +76,7 @@ class Recalibrated(Settings):
     accepted_by: str
     accepted_at: str
     verdicts_hash: str  # sha256 of the table of verdicts
-    scans: tuple[str, ...]  # fingerprints
+    scans: tuple[str, ...]  # sha256 of each one's run.json
     joined: int  # good images that were added
     left_out: int  # images decided to be defects
     image_threshold_before: float
@@ -195,7 +195,7 @@ def read(folder: Path) -> Bundle:
 
 
 def _check_files(folder: Path, card: Card) -> None:
-    for name in (MODEL, SCORES):
+    for name in (MODEL, SCORES, *card.hashes):
         path = folder / name
         if not path.is_file() or steps.sha256(path) != card.hashes.get(name):
             state = "was changed after export" if path.is_file() else "is missing"

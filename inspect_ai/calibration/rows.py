@@ -2,7 +2,7 @@
 
     pred_score, map_max   through the model; map_max is the largest value of the anomaly map
     map_shares            the map's upper values, for a promised rate of pixels (pixels.py)
-    brightness, ...       of the input, for the monitor of later scans (data/inputs.py)
+    input_brightness, ... of the input, for the monitor of later scans (data/inputs.py)
 
 Beside them stand image_id, group (the lot), image_path, and the columns of the promise's groups.
 """
@@ -15,6 +15,7 @@ from inspect_ai.data.specs import ImageRule
 from inspect_ai.scores import Pixels, Scores
 
 NAMES = ("image_id", "image_path", "group")
+PLACES = ("tool", "product")  # that the monitor keeps apart
 
 
 def noted(images: Pixels, scores: Scores, rule: ImageRule) -> pd.DataFrame:
@@ -34,6 +35,7 @@ def noted(images: Pixels, scores: Scores, rule: ImageRule) -> pd.DataFrame:
 
 
 def table(rows: pd.DataFrame, found: pd.DataFrame, groups: tuple[str, ...]) -> pd.DataFrame:
-    """Rows of the manifest, as far as a promise needs them, with what was noted of their images."""
-    kept = rows[[*NAMES, *(c for c in groups if c in rows and c not in NAMES)]]
+    """Rows of the manifest, as far as promises and the monitor need them, with what was noted."""
+    own = dict.fromkeys((*groups, *PLACES))
+    kept = rows[[*NAMES, *(c for c in own if c in rows and c not in NAMES)]]
     return kept.reset_index(drop=True).join(found.reset_index(drop=True))

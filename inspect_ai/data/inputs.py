@@ -1,11 +1,12 @@
 """What goes into the model, in two numbers an image: so that "the camera changed" can be told
 from "the images are odd".
 
-    picture     brightness   mean of the middle half of the pixels, in [0, 1] of the image rule
-                sharpness    slope that a tenth of the pixels exceed, as a share of the contrast
-                             (5 % to 95 % of the pixels) a pixel: in focus about 0.2, blurred less
-    wafer map   yield        share of dies that pass
-                dies         number of dies
+    picture     input_brightness   mean of the middle half of the pixels, in [0, 1] of the rule
+                input_sharpness    slope that a tenth of the pixels exceed, as a share of the
+                                   contrast (5 % to 95 % of the pixels) a pixel: in focus about
+                                   0.2, blurred less
+    wafer map   input_yield        share of dies that pass
+                input_dies         number of dies
 
 A small defect moves a picture's numbers little: a brightness without its brightest and darkest
 quarter, a slope without its steepest tenth. Sharpness is a share of the contrast, so that light
@@ -23,7 +24,8 @@ from inspect_ai.data.images import OFF_WAFER, PASS
 from inspect_ai.data.specs import ImageRule
 from inspect_ai.scores import Float32, Pixels
 
-PICTURE, WAFER_MAP = ("brightness", "sharpness"), ("yield", "dies")
+# with a prefix: a table may have a yield of its own
+PICTURE, WAFER_MAP = ("input_brightness", "input_sharpness"), ("input_yield", "input_dies")
 MIDDLE = 512  # pixels a side; sharpness looks no further
 LOOKED_AT = 10_000  # values whose order is taken; of a larger picture every third, fifth, ..
 SOBEL = 8.0  # its answer to a slope of 1 a pixel
@@ -44,8 +46,8 @@ def measured(pixels: Pixels, rule: ImageRule) -> dict[str, float]:
     if rule.kind == "wafer_map":
         dies = int(np.count_nonzero(pixels != OFF_WAFER))
         passed = int(np.count_nonzero(pixels == PASS))
-        return {"yield": passed / max(dies, 1), "dies": float(dies)}
-    return {"brightness": _brightness(pixels, rule), "sharpness": _sharpness(pixels)}
+        return {"input_yield": passed / max(dies, 1), "input_dies": float(dies)}
+    return {"input_brightness": _brightness(pixels, rule), "input_sharpness": _sharpness(pixels)}
 
 
 def _brightness(pixels: Pixels, rule: ImageRule) -> float:

@@ -1,0 +1,1 @@
+"""Watching scans for drift: has the camera changed, or the product?"""
