@@ -41,6 +41,7 @@ from inspect_ai.review.proposal import Proposal, draw
 
 PROPOSAL, PICTURE = "proposal.json", "proposal.png"
 AUDIT, DECISIONS = "audit.parquet", "verdicts.parquet"
+ALONE = "the good images of before are left out"
 AUDITED = ["image_id", "image_path", "scan", "verdict", "reviewer", "decided_at", "pred_score"]
 
 
@@ -53,6 +54,8 @@ class Asked:
         verdicts: table of decisions; None where nothing was flagged.
         undecided: what flagged images without a decision count as; None refuses them.
         changed: fields of the promise that are to be other than the bundle's.
+        alone: the good images of before are left out: after a real change they are of another
+            world.
         root: where the scanned images lie now; None: where they were.
     """
 
@@ -61,6 +64,7 @@ class Asked:
     verdicts: Path | None = None
     undecided: Undecided | None = None
     changed: Mapping[str, object] = field(default_factory=dict)
+    alone: bool = False
     root: Path | None = None
 
 
@@ -85,7 +89,7 @@ def recalibrate(
     decided = _decisions(asked.verdicts)
     rows = _joining(asked, bundle, (scans, decided), out)
     # before the folder is taken, so that the advice can be followed
-    demand(pd.concat([_kept(bundle), rows[rows["good"]]], ignore_index=True), promise)
+    demand(_together(asked, bundle, rows[rows["good"]]), promise)
     step = steps.Step("recalibrate", out, _inputs(asked, bundle, scans, promise))
     signed = step.record.get("accepted_by")
     if signed and accepted_by not in (None, signed):
@@ -93,7 +97,7 @@ def recalibrate(
     with steps.disk(out):
         if not step.finished:
             fresh = measured(bundle, scans, rows, asked.root, report)
-            _propose(bundle, scans, (rows, fresh), promise, out)
+            _propose(asked, bundle, scans, (rows, fresh), promise, out)
             concerned = decided[decided["image_id"].isin(rows["image_id"])]
             concerned.to_parquet(out / DECISIONS, index=False)
             step.finish()
@@ -112,6 +116,7 @@ def _inputs(
         "scans": [source.name for source in scans],
         "verdicts": _hash(asked.verdicts),
         "undecided": asked.undecided,
+        "alone": asked.alone,
         "promise": promise.model_dump(mode="json"),
     }
 
@@ -155,7 +160,16 @@ def _kept(bundle: Bundle) -> pd.DataFrame:
     return pd.read_parquet(bundle.folder / SCORES)
 
 
+def _together(asked: Asked, bundle: Bundle, fresh: pd.DataFrame) -> pd.DataFrame:
+    """Good images of before, unless they are left out, and those that join."""
+    old = _kept(bundle)
+    both = [name for name in old if name in fresh]
+    parts = [fresh[both]] if asked.alone else [old[both], fresh[both]]
+    return pd.concat(parts, ignore_index=True)
+
+
 def _propose(
+    asked: Asked,
     bundle: Bundle,
     scans: Sequence[Source],
     joined: tuple[pd.DataFrame, pd.DataFrame],
@@ -164,13 +178,13 @@ def _propose(
 ) -> None:
     """Writes the new calibration, the audit, and what they would change."""
     old, (rows, fresh) = _kept(bundle), joined
-    both = [name for name in old if name in fresh]
-    new = pd.concat([old[both], fresh[both]], ignore_index=True)
+    new = _together(asked, bundle, fresh)
     found = thresholds.derive(new, promise)
     new.to_parquet(out / SCORES, index=False)
     _audited(bundle, rows).to_parquet(out / AUDIT, index=False)
     proposal = _changes(bundle, found, rows, out)
-    proposal = proposal.model_copy(update={"notes": tuple(joining.notes(rows, scans, bundle))})
+    notes = [ALONE] * asked.alone + joining.notes(rows, scans, bundle)
+    proposal = proposal.model_copy(update={"alone": asked.alone, "notes": tuple(notes)})
     draw(old["pred_score"].to_numpy(), new["pred_score"].to_numpy(), proposal, out / PICTURE)
     steps.write_json(out / PROPOSAL, proposal.model_dump(mode="json"))
 
@@ -259,7 +273,7 @@ def _accept(
     annotate(part, {"calibration": proposal.hashes[SCORES]})
     part.replace(out / bundles.MODEL)
     fields = thresholds.derive(pd.read_parquet(out / SCORES), promise).fields()
-    same = ("joined", "left_out", "image_threshold_before", "image_threshold", "promise_before")
+    same = ("alone", "joined", "left_out", "image_threshold_before", "image_threshold", "promise_before")
     entry = proposal.model_dump(include={*same, "bundle_hash"}) | dict(signature)
     files = (bundles.MODEL, SCORES, AUDIT, DECISIONS)
     card = bundle.card.model_copy(

@@ -338,3 +338,24 @@ def test_images_that_changed_since_the_scan_are_refused_and_may_lie_elsewhere(di
 def test_an_empty_name_accepts_nothing(dies, new, tmp_path):
     with pytest.raises(BadSettings, match="--accept needs the name"):
         step.recalibrate(asked(dies, new, decide(tmp_path, new)), tmp_path / "out", " ")
+
+
+def test_after_a_change_the_good_images_of_before_can_be_left_out(dies, new, tmp_path):
+    given = asked(dies, new, decide(tmp_path, new), alone=True)
+    proposal = step.recalibrate(given, tmp_path / "out", "Eve")
+    bundle = bundles.read(tmp_path / "out")
+    kept = pd.read_parquet(tmp_path / "out" / bundles.SCORES)
+    assert set(kept["image_id"]) <= set(rows_of(new)["image_id"])
+    assert len(kept) == proposal.images == proposal.joined
+    assert bundle.card.history[-1].alone
+    assert "note: the good images of before are left out" in proposal.words()
+
+
+def test_thresholds_of_groups_and_lots_are_proposed_group_by_group(dies, new, tmp_path):
+    changed = {"groups": ["product"], "unit": "lot", "false_alarm_rate": 0.2}
+    given = asked(dies, new, decide(tmp_path, new), changed=changed)
+    proposal = step.recalibrate(given, tmp_path / "out", "Eve")
+    card = bundles.read(tmp_path / "out").card
+    assert (card.unit, card.groups) == ("lot", ("product",))
+    assert set(proposal.levels) == set(card.levels) - {"all"} != set()
+    assert all(before is None for before, _ in proposal.levels.values())

@@ -78,6 +78,7 @@ class Recalibrated(Settings):
     verdicts_hash: str  # sha256 of the table of verdicts
     scans: tuple[str, ...]  # sha256 of each one's run.json
     joined: int  # good images that were added
+    alone: bool = False  # whether those of before were left out
     left_out: int  # images decided to be defects
     image_threshold_before: float
     image_threshold: float

@@ -35,6 +35,9 @@ def recalibrate(
     confidence: Annotated[
         float | None, typer.Option(help="Another confidence than the bundle's.")
     ] = None,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Leave the good images of before out: after a change.")
+    ] = False,
     root: Root = None,
 ) -> None:
     """Propose a threshold from reviewed scans; with --accept NAME, write the new bundle."""
@@ -51,6 +54,7 @@ def recalibrate(
         verdicts=verdicts,
         undecided=undecided.value if undecided else None,
         changed={name: value for name, value in given.items() if value is not None},
+        alone=alone,
         root=root,
     )
     with progress.bar("score again") as bar:

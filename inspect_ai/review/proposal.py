@@ -31,6 +31,7 @@ class Proposal(Settings):
     scanned: int  # images of the scans
     joined: int  # of them that count as good
     false_alarms: int  # of these that were flagged
+    alone: bool = False  # whether the good images of before are left out
     left_out: int  # decided as defects, or undecided and counted so
     undecided: int  # flagged ones that nobody decided or was sure of
     no_longer_flagged: int  # images of the scans whose verdict would change

@@ -64,14 +64,15 @@ def judged(place: Place) -> Judgement:
     counts = place.counts
     found = {m: _change(s, counts.latest.get(m, 0)) for m, s in place.streams.items()}
     changes = {measure: change for measure, change in found.items() if change is not None}
-    enough = counts.images >= NEW and place.identity.began >= OLD
-    odd = enough and 2 * counts.ordinary < counts.images
+    known = place.identity.began >= OLD  # without good images of its own, flagged is odd
+    usual = counts.ordinary if known else counts.images - counts.flagged
+    odd = counts.images >= NEW and 2 * usual < counts.images
     return Judgement(
         changes,
-        _most_are_odd(place, changes) if odd else _sentence(place, changes),
+        _most_are_odd(place, changes, known) if odd else _sentence(place, changes),
         tuple(_notes(place)),
         recalibrate=SCORE in changes and 2 * counts.flagged < counts.images,
-        alarm=odd or any(change.certain for change in changes.values()),
+        alarm=(odd and known) or any(change.certain for change in changes.values()),
     )
 
 
@@ -127,10 +128,12 @@ def _scores_moved(place: Place, change: Change) -> str:
     return f"{what} and {had}: {means[change.side]}."
 
 
-def _most_are_odd(place: Place, changes: Mapping[str, Change]) -> str:
+def _most_are_odd(place: Place, changes: Mapping[str, Change], known: bool) -> str:
     counts = place.counts
-    odd = counts.images - counts.ordinary
-    what = f"{odd:,} of {counts.images:,} images score above nearly all good ones"
+    what = f"{counts.flagged:,} of {counts.images:,} images are flagged"
+    if known:
+        odd = counts.images - counts.ordinary
+        what = f"{odd:,} of {counts.images:,} images score above nearly all good ones"
     if len(place.streams) > 2 and not changes.keys() - {SCORE, FLAGGED}:
         return f"{what} and the input did not change: ask whether this bundle is for these images."
     where = "process" if place.identity.kind == "wafer_map" else "camera"

@@ -187,6 +187,7 @@ def test_a_place_that_calibration_never_saw_is_compared_with_its_own_past(tmp_pa
     (place,) = watch(tmp_path / "state", scan)
     assert place.streams["pred_score"].began == 0
     assert not judged(place).alarm
+    assert judged(place).sentence.startswith("390 of 400 images are flagged and the input did not")
     assert "compared with its own past" in judged(place).notes[0]
 
 
