@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env demo test lint benchmark figures
+.PHONY: env demo test lint benchmark figures promises
 
 env: .venv/installed
 
@@ -29,3 +29,7 @@ benchmark: env
 
 figures: env
 	$(BIN)/python -m pipelines.benchmark
+
+promises: env
+	$(BIN)/python -m pipelines.promises count
+	$(BIN)/python -m pipelines.promises observed

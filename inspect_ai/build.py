@@ -164,5 +164,7 @@ def _figures(card: bundles.Card) -> dict[str, float]:
         "image_threshold": card.image_threshold,
         "pixel_threshold": card.pixel_threshold,
         "calibration_images": float(card.calibration_images),
+        "calibration_lots": float(card.lots or 0),
+        "calibration_images_worth": card.worth or 0.0,
         "parity_score_difference": card.parity.largest_score_difference,
     }

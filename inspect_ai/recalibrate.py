@@ -273,7 +273,14 @@ def _accept(
     annotate(part, {"calibration": proposal.hashes[SCORES]})
     part.replace(out / bundles.MODEL)
     fields = thresholds.derive(pd.read_parquet(out / SCORES), promise).fields()
-    same = ("alone", "joined", "left_out", "image_threshold_before", "image_threshold", "promise_before")
+    same = (
+        "alone",
+        "joined",
+        "left_out",
+        "image_threshold_before",
+        "image_threshold",
+        "promise_before",
+    )
     entry = proposal.model_dump(include={*same, "bundle_hash"}) | dict(signature)
     files = (bundles.MODEL, SCORES, AUDIT, DECISIONS)
     card = bundle.card.model_copy(

@@ -12,6 +12,7 @@ thresholds set on good images of the calibrate lots. Bold: the interval lies abo
 scores: chosen on half of the test lots, with their labelled defects, and observed on the other
 half. It leans on how many of those are defects. anomalib itself was not run. A promise on average
 is one over calibrations: a single one may lie above."""
+LETTERS = dict(zip(PROMISES, "acl", strict=True))
 ESCAPES: dict[str, tuple[str, float | None]] = {
     "escape at 5 %": ("on average", 0.05),
     "at 1 %": ("on average", 0.01),
@@ -19,9 +20,34 @@ ESCAPES: dict[str, tuple[str, float | None]] = {
 }
 
 
+BEST = """In short: the strongest promise that a set's good images allow, with 95 % confidence over
+lots (l), over images (c), or on average (a), else how many it takes."""
+
+
+def summary(found: list[Compared]) -> Iterator[str]:
+    """Lines of Markdown: a row for each detector, at each rate its strongest promise."""
+    rates = [f"{100 * rate:g} % promised" for rate in RATES]
+    cuts = f"{PEER}: median of {CUTS} cuts (5 to 95 %)"
+    yield from _head(("data set", "detector", *rates, "escape at 1 %", cuts))
+    for one in found:
+        low, middle, high = (f"{100 * share:.1f}" for share in one.spread)
+        peer = f"{middle} % ({low} to {high})"
+        strongest = [_strongest(one, rate) for rate in RATES]
+        yield _line(*_names(one.seen), *strongest, _escape(one, "on average", 0.01), peer)
+
+
+def _strongest(one: Compared, rate: float) -> str:
+    cells = [cell for cell in one.cells if cell.rate == rate]
+    made = [cell for cell in cells if not cell.refusal]
+    if not made:
+        return cells[0].refusal
+    text = f"{made[-1]} {LETTERS[made[-1].promise]}"
+    return f"**{text}**" if made[-1].above else text
+
+
 def tables(found: list[Compared]) -> Iterator[str]:
-    """Lines of Markdown: a table for each rate, then the peer's over many cuts."""
-    yield SAID
+    """Lines of Markdown: in short, a table for each rate, then the peer's over many cuts."""
+    yield from (SAID, "", BEST, "", *summary(found))
     heads = ("data set", "detector", "calibrated on", "tested on", *PROMISES, PEER)
     for rate in RATES:
         yield from ("", f"**{100 * rate:g} % promised**", "", *_head(heads))

@@ -86,8 +86,9 @@ def test_masks_and_regions_of_flagged_images_are_of_the_images_own_size(scanned)
     flagged = found[found["pred_label"] == 1]
     assert len(flagged)
     assert set(regions["image_path"]) <= set(flagged["image_path"])
-    for name in flagged["image_id"]:
-        mask = cv2.imread(str(scanned / "masks" / f"{name}.png"), cv2.IMREAD_GRAYSCALE)
+    assert found.loc[found["pred_label"] == 0, "pred_mask"].isna().all()
+    for name, path in zip(flagged["image_id"], flagged["pred_mask"], strict=True):
+        mask = cv2.imread(str(scanned / path), cv2.IMREAD_GRAYSCALE)
         boxes = regions[regions["image_id"] == name].drop_duplicates(["x", "y", "width"])
         inside = np.zeros(mask.shape, bool)
         for box in boxes.itertuples():

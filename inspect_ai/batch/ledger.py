@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from inspect_ai import steps
+from inspect_ai.batch.stages import MASKS
 
-SCORES, REJECTED, REGIONS, MAPS, MASKS = "scores", "rejected", "regions", "maps", "masks"
+SCORES, REJECTED, REGIONS, MAPS = "scores", "rejected", "regions", "maps"
 
 
 class Ledger:

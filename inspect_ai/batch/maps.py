@@ -18,8 +18,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from inspect_ai.batch import regions
-from inspect_ai.batch.ledger import MASKS, Ledger
-from inspect_ai.batch.stages import Scored
+from inspect_ai.batch.ledger import Ledger
+from inspect_ai.batch.stages import MASKS, Scored
 from inspect_ai.bundle.bundle import Bundle
 from inspect_ai.review import pictures
 

@@ -15,6 +15,7 @@ from inspect_ai.scores import Float32, Pixels, Scores
 
 CANVAS_STEP = 16  # dies
 MANY_LOTS = 20
+MASKS = "masks"  # folder of a scan
 ReadImage = Callable[[str], Pixels]
 Measure = Callable[[Pixels], Mapping[str, float]]
 ScoreImages = Callable[[Pixels, Places | None], Scores]
@@ -145,13 +146,16 @@ def decide(table: pd.DataFrame, found: pd.DataFrame, thresholds: Thresholds) -> 
     pred_score = found["pred_score"].to_numpy(np.float32)
     kept = table.loc[found.index].drop(columns=["image_id"], errors="ignore")
     level = thresholds.scores.level(kept)
+    flagged = thresholds.scores.is_anomalous(pred_score, level)
+    image_id = found["image_id"].astype("string")
     verdicts = pd.DataFrame(
         {
-            "image_id": found["image_id"].astype("string"),
+            "image_id": image_id,
             "image_path": kept["image_path"],
             "pred_score": pred_score,
             "p_value": thresholds.scores.p_value(pred_score, level),
-            "pred_label": thresholds.scores.is_anomalous(pred_score, level).astype(np.int8),
+            "pred_label": flagged.astype(np.int8),
+            "pred_mask": (f"{MASKS}/" + image_id + ".png").where(flagged),
             "image_threshold": thresholds.scores.threshold(level),
             "pixel_threshold": thresholds.of_pixels(level),
             "group_level": level,

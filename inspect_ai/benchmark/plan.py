@@ -16,7 +16,10 @@ from inspect_ai.data.specs import DataSpec
 from inspect_ai.errors import BadSettings, InspectError, MissingData
 
 # rooms that touch no score: a change there leaves rows as they are
-OUTSIDE = {"commands", "review", "benchmark", "tracking", "cli", "demo", "progress"}
+OUTSIDE = {
+    "benchmark", "cli", "commands", "demo", "progress", "recalibrate", "review", "suspects",
+    "tracking", "watching",
+}  # fmt: skip
 BASELINE, LIKELIHOOD, ADVERSARIAL, DIFFUSION = "baseline", "likelihood", "adversarial", "diffusion"
 SCAN = "scan"  # folder of a row's scores
 FAMILIES = {

@@ -17,6 +17,7 @@ import pandas as pd
 from pydantic import Field
 
 from inspect_ai.bundle.thresholds import Level
+from inspect_ai.data import inputs
 from inspect_ai.data.specs import DataSpec, LabelRule
 from inspect_ai.errors import MissingData
 from inspect_ai.settings import Settings
@@ -28,6 +29,7 @@ OWN = frozenset(
         "pred_score",
         "p_value",
         "pred_label",
+        "pred_mask",
         "p_value_conditional",
         "q_value",
         "q_value_lot",
@@ -41,6 +43,8 @@ OWN = frozenset(
         "label",
         "mask_path",
         "reason",
+        *inputs.PICTURE,
+        *inputs.WAFER_MAP,
     ]
 )  # every other column is the source's
 
