@@ -6,6 +6,7 @@ split kept from the weights, thresholds on the good images of split `calibrate`.
 the guard doubts (guard.py) is exported by force alone, and its bundle says so.
 """
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from inspect_ai.assembly import new_detector
 from inspect_ai.bundle import bundle as bundles
 from inspect_ai.bundle import thresholds
 from inspect_ai.calibration.groups import ALL, demand
+from inspect_ai.calibration.lots import yardstick
 from inspect_ai.calibration.promise import Promise
 from inspect_ai.calibration.rows import noted, table
 from inspect_ai.data.manifest import Manifest, require_groups
+from inspect_ai.errors import InspectError
 from inspect_ai.export import export
 from inspect_ai.models.fusion import require_curves
 from inspect_ai.recipe import Recipe
@@ -127,13 +130,19 @@ def calibrate(
         return out
     with steps.disk(out):
         kept = table(rows, _noted(trained, rows, manifest), promise.groups)
-        found = thresholds.derive(kept, promise)
+        try:
+            found = thresholds.derive(kept, promise)
+        except InspectError:
+            shutil.rmtree(out)  # so that the advice can be followed in the same place
+            raise
         kept.to_parquet(out / bundles.SCORES, index=False)
-        whole = found.scores.all
+        kept_to = found.scores.all.false_alarm_rate, promise.confidence, promise.unit
+        whole = yardstick(kept, "pred_score", *kept_to)
         fields = found.fields() | {
             "promised": asked,
+            "weights": given["weights"],
             "rank_from_the_top": whole.rank,
-            # what the good images support by themselves, where a tail goes further
+            # what all good images support by themselves, without groups or a tail: for the guard
             "supported_rate": whole.false_alarm_rate,
             "supported_threshold": whole.threshold,
             "levels": {name: level.model_dump() for name, level in found.levels.items()},

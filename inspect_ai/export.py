@@ -18,7 +18,7 @@ from inspect_ai.calibration.promise import Promise
 from inspect_ai.calibration.rows import noted, table
 from inspect_ai.data import images
 from inspect_ai.data.manifest import Manifest
-from inspect_ai.errors import ParityFailed
+from inspect_ai.errors import MissingData, ParityFailed
 from inspect_ai.train import BATCH, DESCRIPTION, WEIGHTS, Trained, given, load, named
 from inspect_ai.training import batches as feed
 from inspect_ai.training.detector import Given
@@ -39,7 +39,7 @@ def export(
     Raises:
         ParityFailed: it does not; no bundle is written.
     """
-    steps.read_record(calibration, "calibrate")
+    _require_ours(checkpoint, calibration)
     given = {f: steps.sha256(p) for f, p in _parts(checkpoint, calibration).items()}
     trained = load(checkpoint)
     step = steps.Step("export", out, given | named(manifest, trained.recipe.condition))
@@ -69,11 +69,27 @@ def export(
             verdicts_flipped=0,
         )
         card = _card(trained, manifest, theirs, parity, out)
-        card = card.model_copy(update={"guard": guard})
+        card = bundles.bound(card.model_copy(update={"guard": guard}))
         steps.write_json(out / bundles.CARD, card.model_dump(mode="json"))
         step.finish()
     bundles.read(out)  # what was written is what a scan will accept
     return out
+
+
+def _require_ours(checkpoint: Path, calibration: Path) -> None:
+    """Refuses a calibration of other weights, or of before there were lots and groups.
+
+    Raises:
+        MissingData: it is one, or no finished calibration.
+    """
+    record = steps.read_record(calibration, "calibrate")
+    if record.get("weights") != steps.sha256(checkpoint / WEIGHTS):
+        whose = "an older version" if "weights" not in record else "another checkpoint"
+        raise MissingData(
+            f"{calibration} is the calibration of {whose}, not of {checkpoint}. Pass the one that "
+            f"'inspect-ai calibrate {checkpoint}' wrote, or calibrate again into a new folder: "
+            "nothing is trained for it."
+        )
 
 
 def _through_the_gate(
@@ -134,7 +150,7 @@ def _card(
         canvas=_canvas(manifest) if spec.image.kind == "wafer_map" else None,
         condition=trained.recipe.condition,
         **fields,
-        thresholds_hash=bundles.thresholds_hash(fields),
+        thresholds_hash="",
         hashes={f: steps.sha256(out / f) for f in (bundles.MODEL, bundles.SCORES)},
         parity=parity,
         versions=gate.versions(),

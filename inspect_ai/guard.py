@@ -5,8 +5,8 @@ are and with a defect planted on each: a map's in turn one of eight patterns, a 
 a line or a swapped piece; up to eight, one at a time, where images are few. At the threshold
 
     capture = share of planted images that are flagged
-    chance  = r / (n + 1), what a score that knows nothing flags where the threshold is the
-              r-th largest of n good scores: the promised rate, or a little less
+    chance  = r / (n + 1), what a score that knows nothing flags where r - 1 of n good images
+              lie above the threshold: the promised rate or less
 
 Beside it stands the simplest rival, PCA-64 (training/rival.py), fitted to good images of split
 `train` on the grid of the model (a fusion's first member), with a threshold for the same promise
@@ -24,7 +24,7 @@ grid of a picture; of wafer maps at the dies, x 1 where one fails, and PCA's e i
 Source: McNemar, "Note on the sampling error of the difference between correlated proportions or
 percentages", Psychometrika 12(2), 1947 (the paired test, here exact and to one side).
 
-Shapes: N images, C channels, H, W pixels, h, w cells (x their content, w their coverage).
+Shapes: N images, C channels, h, w cells (x their content, w their coverage).
 """
 
 import json
@@ -42,7 +42,6 @@ from scipy import stats
 
 from inspect_ai import progress, steps
 from inspect_ai.bundle.bundle import Guarded
-from inspect_ai.calibration.conformal import Calibration
 from inspect_ai.calibration.lots import yardstick
 from inspect_ai.data import simulate_maps, simulate_spots
 from inspect_ai.data.conditions import Places
@@ -77,7 +76,7 @@ def examined(checkpoint: Path, calibration: Path, manifest: Manifest, kept: Path
         MissingData: the folders are not the finished work of train and calibrate.
     """
     trained = load(checkpoint)
-    steps.read_record(calibration, "calibrate")
+    promise = steps.read_record(calibration, "calibrate")
     inputs: dict[str, object] = {
         "version": VERSION,
         "weights": steps.sha256(checkpoint / WEIGHTS),
@@ -86,7 +85,6 @@ def examined(checkpoint: Path, calibration: Path, manifest: Manifest, kept: Path
     }
     found = _read(kept, inputs)
     if found is None:
-        promise = json.loads((calibration / "calibration.json").read_text(encoding="utf-8"))
         found = compared(trained, promise, manifest)
         with steps.disk(kept.parent):
             steps.write_json(kept, {"inputs": inputs, "found": found.model_dump(mode="json")})
@@ -172,7 +170,7 @@ def compared(trained: Trained, promise: dict[str, Any], manifest: Manifest) -> G
     """
     _, rows = yardsticks(trained.recipe, manifest)
     rival = fitted(trained, manifest)
-    theirs = _calibrated(rival, rows, promise, manifest)
+    theirs, chance = _calibrated(rival, rows, promise, manifest)
     ours, pca = _Tally(), _Tally()
     chosen, region = spread(rows), np.asarray(rival.view.region.numpy())
     turns = min(TURNS, -(-FEWEST // len(chosen)))
@@ -188,11 +186,11 @@ def compared(trained: Trained, promise: dict[str, Any], manifest: Manifest) -> G
                     image = np.asarray(rival.view.detail(torch.from_numpy(good)).numpy())
                     ours.add(said.pred_score, said.expected, image)
                     pca.add(rival.score(good), rival.expected(good), image)
-    caught, rival_caught = ours.caught(promise["supported_threshold"]), pca.caught(theirs.threshold)
+    caught, rival_caught = ours.caught(promise["supported_threshold"]), pca.caught(theirs)
     figures = {
         "images": len(chosen),
         "planted": len(caught),
-        "chance": theirs.rank / (theirs.units + 1),
+        "chance": chance,
         "capture": float(caught.mean()),
         "pca_capture": float(rival_caught.mean()),
         "auroc": ours.auroc,
@@ -222,12 +220,14 @@ def spread(rows: pd.DataFrame, most: int = MOST) -> pd.DataFrame:
 
 def _calibrated(
     rival: Rival, rows: pd.DataFrame, promise: dict[str, Any], manifest: Manifest
-) -> Calibration:
-    """PCA's own threshold, for the same promise on the same good images."""
+) -> tuple[float, float]:
+    """PCA's own threshold for the same promise on the same good images, and what chance flags."""
     found = np.concatenate([rival.score(p) for p in feed.raw(rows, manifest, BATCH)])
     table = rows[["image_id", "group"]].assign(pred_score=found)
     asked = (promise[name] for name in ("supported_rate", "confidence", "unit"))
-    return yardstick(table, "pred_score", *asked)
+    kept = yardstick(table, "pred_score", *asked)
+    above = int((found > np.float32(kept.threshold)).sum())
+    return kept.threshold, (1 + above) / (len(found) + 1)
 
 
 def pairs(

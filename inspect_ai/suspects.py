@@ -10,7 +10,7 @@ import pandas as pd
 
 from inspect_ai import feeding, steps
 from inspect_ai.calibration import contamination
-from inspect_ai.errors import OutputInUse
+from inspect_ai.errors import MissingData, OutputInUse
 from inspect_ai.review import verdicts
 from inspect_ai.train import given, hold_out, kept_manifest, load
 
@@ -34,6 +34,11 @@ def listed(
         raise OutputInUse(f"{out} exists. Pass another --out: it may be half filled in.")
     said = verdicts.latest(verdicts.read(decided)) if decided else None
     trained, manifest = load(checkpoint), kept_manifest(checkpoint, root)
+    if trained.recipe.members:
+        raise MissingData(
+            f"{checkpoint} is of a fusion, whose members were each trained on images of their own. "
+            "Pass the checkpoint of one: it stands in a folder below."
+        )
     parts, words = [], list[str]()
     cut = hold_out(manifest.good("train"), trained.recipe)
     for name, rows in zip(PARTS, cut, strict=True):

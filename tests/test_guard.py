@@ -81,7 +81,8 @@ def compared(line, change, rate=0.05):
     pixels = train.given(made.recipe, manifest.good("calibrate"), manifest)
     scores = np.concatenate([trained.detector.score(*batch).pred_score for batch in pixels])
     threshold = conformal(scores, rate).threshold
-    promise = {"false_alarm_rate": rate, "confidence": None, "image_threshold": threshold}
+    promise = {"supported_rate": rate, "supported_threshold": threshold}
+    promise |= {"confidence": None, "unit": "image"}
     return guard.compared(trained, promise, manifest)
 
 
@@ -214,7 +215,8 @@ def test_a_bundle_from_before_there_was_a_guard_is_read(maps, tmp_path):
     card = tmp_path / "old" / bundles.CARD
     fields = json.loads(card.read_text())
     del fields["guard"]
-    card.write_text(json.dumps(fields))
+    old = bundles.bound(bundles.Card.checked(fields | {"format": 1}, "card"))
+    card.write_text(json.dumps(fields | {"format": 1, "thresholds_hash": old.thresholds_hash}))
     assert bundles.read(tmp_path / "old").card.guard is None
 
 

@@ -31,6 +31,7 @@ PLAN = "plan.parquet"
 NOTHING_YET = {"images": 0, "flagged": 0, "rejected": 0, "seconds": 0, "images_per_second": 0}
 AHEAD = 4  # batches read before they are scored
 ROUND = 4  # calls of wafer maps that are read together, to be sorted by size
+ROWS = "2"  # what a row holds; parts of another kind are not gone on with
 BATCH_BYTES = 64 * 2**20  # of pixels in a batch
 
 
@@ -230,6 +231,7 @@ def _inputs(bundle: Bundle, manifest: Manifest) -> dict[str, str]:
         "spec": manifest.spec.hash(),
         "root": str(manifest.root.resolve()),
         "split": manifest.chosen,
+        "rows": ROWS,
     }
 
 
@@ -256,10 +258,19 @@ def _described(bundle: Bundle, manifest: Manifest) -> dict[str, object]:
         "worth": card.worth,
         "levels": {name: level.model_dump() for name, level in card.levels.items()},
         "pixel_rate": card.pixel_rate,
+        "pixel_rate_threshold": card.pixel_rate_threshold,
         "device": "",
         "doubts": list(card.guard.doubts) if card.guard and card.guard.forced else [],
-        "notes": [*manifest.notes, *_seen_before(bundle, manifest)],
+        "notes": [*manifest.notes, *_seen_before(bundle, manifest), *_left_out(manifest)],
     }
+
+
+def _left_out(manifest: Manifest) -> list[str]:
+    """A note where the data have columns of the names that a scan's own have."""
+    names = [name for name in stages.OWN if name in manifest.table]
+    return [f"the data's own {', '.join(names)} left out: a scan has columns of that name"] * bool(
+        names
+    )
 
 
 def _seen_before(bundle: Bundle, manifest: Manifest) -> list[str]:

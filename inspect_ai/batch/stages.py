@@ -8,13 +8,19 @@ import pandas as pd
 
 from inspect_ai.bundle.thresholds import Thresholds
 from inspect_ai.calibration import batch_fdr
-from inspect_ai.data import images
+from inspect_ai.data import images, inputs
 from inspect_ai.data.conditions import UNKNOWN, Condition, Places
 from inspect_ai.errors import BadImages
 from inspect_ai.scores import Float32, Pixels, Scores
 
 CANVAS_STEP = 16  # dies
 MANY_LOTS = 20
+# columns of a verdict; the data's own of these names are left out
+OWN = (
+    "pred_score", "p_value", "p_value_conditional", "pred_label", "pred_mask", "image_threshold",
+    "pixel_threshold", "group_level", "promise", "q_value", "q_value_lot", *inputs.PICTURE,
+    *inputs.WAFER_MAP,
+)  # fmt: skip
 MASKS = "masks"  # folder of a scan
 ReadImage = Callable[[str], Pixels]
 Measure = Callable[[Pixels], Mapping[str, float]]
@@ -166,7 +172,7 @@ def decide(table: pd.DataFrame, found: pd.DataFrame, thresholds: Thresholds) -> 
     if thresholds.conditional:
         verdicts["p_value_conditional"] = thresholds.scores.p_value_conditional(pred_score, level)
     measures = found.drop(columns=["image_id", "pred_score"])
-    own = kept.drop(columns=["image_path", *measures.columns], errors="ignore")
+    own = kept.drop(columns=["image_path", *OWN], errors="ignore")
     return verdicts.join(measures).join(own)
 
 

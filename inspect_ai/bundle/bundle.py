@@ -5,20 +5,19 @@
     bundle.json           image rule, promise, thresholds, parity figures, hashes, and, where it
                           was calibrated again, by whom and from what (audit.parquet)
 
-bundle.json holds the hash of each file and of the thresholds, and the thresholds must follow
-from the scores; model.onnx names the hash of the calibration. A bundle in which anything that
-touches a verdict or the promise was changed is not loaded.
+bundle.json holds the hash of each file and of all it says itself, and the thresholds must follow
+from the scores; model.onnx names the hash of the calibration. A bundle in which anything was
+changed is not loaded.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from inspect_ai import steps
 from inspect_ai.bundle import thresholds
@@ -35,9 +34,9 @@ CARD, MODEL, SCORES = "bundle.json", "model.onnx", "calibration.parquet"
 FORMAT = 2  # 1: before there were lots, groups and tails; read as what it said
 
 
-# fields of a card that touch a verdict or the promise; the first four are those of format 1
+# fields of a card that must follow from the good scores; the first are those of format 1
 BOUND = ("false_alarm_rate", "confidence", "image_threshold", "pixel_threshold")
-BOUND_TOO = ("unit", "groups", "levels", "pixel_rate", "pixel_rate_threshold", "tail")
+BOUND_TOO = ("unit", "groups", "levels", "lots", "pixel_rate", "pixel_rate_threshold", "tail")
 
 
 class Parity(Settings):
@@ -122,6 +121,14 @@ class Card(Settings):
     versions: dict[str, str]
     created_at: str
 
+    @model_validator(mode="after")
+    def _is_of_its_format(self) -> Self:
+        """What came with format 2 is bound by the hash of format 2 alone."""
+        new = self.unit != "image", self.groups, self.pixel_rate, self.tail, self.history
+        if self.format == 1 and any(new):
+            raise ValueError("format 1 knows no unit, groups, pixel_rate, tail or history")
+        return self
+
     @property
     def promised(self) -> Promise:
         """What was asked of the calibration."""
@@ -159,16 +166,16 @@ class Bundle:
         return steps.sha256(self.folder / CARD)
 
 
-def thresholds_hash(fields: Mapping[str, Any]) -> str:
-    """Binds promise and thresholds together.
+def bound(card: Card) -> Card:
+    """The card with the hash that binds all it says."""
+    return card.model_copy(update={"thresholds_hash": _hash(card)})
 
-    Args:
-        fields: of a card.
-    """
-    bound = [fields[name] for name in BOUND]
-    if fields.get("format", FORMAT) > 1:
-        bound += [_plain(fields.get(name)) for name in ("promise", *BOUND_TOO)]
-    return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
+
+def _hash(card: Card) -> str:
+    """Of all that a card says; of format 1, of its promise and thresholds alone."""
+    fields = card.model_dump(mode="json", exclude={"thresholds_hash"})
+    kept = fields if card.format > 1 else [fields[name] for name in BOUND]
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def read(folder: Path) -> Bundle:
@@ -213,10 +220,11 @@ def _checked_thresholds(folder: Path, card: Card) -> Thresholds:
     except (InspectError, KeyError, ValueError) as error:
         why = f" ({error})"
     else:
-        checked = [*BOUND, "promise", *(BOUND_TOO if card.format > 1 else ())]
-        ours, theirs = found.fields(), card.model_dump()
-        same = all(_plain(ours[name]) == _plain(theirs[name]) for name in checked)
-        hashes = thresholds_hash(theirs), card.data_spec.hash()
+        checked = [*BOUND, "promise", "calibration_images"]
+        checked += BOUND_TOO if card.format > 1 else ()
+        ours, theirs = found.fields(), card.model_dump(mode="json")
+        same = all(_plain(ours[name]) == theirs[name] for name in checked)
+        hashes = _hash(card), card.data_spec.hash()
         same &= hashes == (card.thresholds_hash, card.data_spec_hash)
         if same and card.image == card.data_spec.image:
             return found

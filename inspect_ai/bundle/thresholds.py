@@ -18,6 +18,8 @@ from inspect_ai.calibration.promise import Promise
 from inspect_ai.scores import Float64
 from inspect_ai.settings import Settings
 
+MIXED = " This holds over the mixture it was calibrated on, not for each group in it."
+
 
 class Level(Settings):
     """What judges the images of one category; "all" is every image."""
@@ -48,7 +50,9 @@ class Thresholds:
 
     def promises(self, level: "pd.Series[str]") -> list[str]:
         """What is promised to each row."""
-        return [self.levels[name].promise for name in level]
+        codes, names = pd.factorize(level.to_numpy(object))
+        said = np.array([self.levels[name].promise for name in names], object)
+        return list(said[codes]) if len(names) else []
 
     def of_pixels(self, level: "pd.Series[str]") -> Float64:
         """(N,) map values above which a pixel is marked: by the rate of pixels, where one is
@@ -107,10 +111,13 @@ def derive(kept: pd.DataFrame, promise: Promise, known: Beyond | None = None) ->
         rate = tightest(n, promise.confidence)
         kept_to = promise.model_copy(update={"false_alarm_rate": rate})
     scores, peaks = (groups.yardsticks(kept, c, kept_to) for c in ("pred_score", "map_max"))
-    said = {name: yardstick.promise for name, yardstick in scores.levels.items()}
+    said = {
+        name: yardstick.promise + MIXED * (name in scores.mixed)
+        for name, yardstick in scores.levels.items()
+    }
     tail = None
     if beyond:
-        tail, threshold, promised = known or _beyond(scores, promise.false_alarm_rate)
+        tail, threshold, promised = known or _beyond(scores, promise)
         scores, said = replace(scores, thresholds={ALL: threshold}), {ALL: promised}
     levels = {
         name: Level(
@@ -126,9 +133,11 @@ def derive(kept: pd.DataFrame, promise: Promise, known: Beyond | None = None) ->
     return Thresholds(promise, scores, peaks, levels, effective, _pixel_rate(kept, promise), tail)
 
 
-def _beyond(scores: Yardsticks, rate: float) -> Beyond:
-    tail = tails.fit(scores.all.good_scores)
-    return Beyond(tail, tail.threshold(rate), tail.promise(rate))
+def _beyond(scores: Yardsticks, promise: Promise) -> Beyond:
+    tail, rate = tails.fit(scores.all.good_scores), promise.false_alarm_rate
+    # a rarer alarm is not set off sooner than the rarest that good images support
+    threshold = max(tail.threshold(rate), scores.thresholds[ALL])
+    return Beyond(tail, threshold, tail.promise(rate, promise.unit))
 
 
 def _pixel_rate(kept: pd.DataFrame, promise: Promise) -> float | None:

@@ -25,11 +25,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from inspect_ai.calibration.conformal import Calibration, Unit, calibrate, require
 from inspect_ai.scores import Bool, Float32
+
+Draws = NDArray[np.uint64]  # (N,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +56,13 @@ def yardstick(
     false_alarm_rate: float,
     confidence: float | None = None,
     unit: Unit = "image",
+    draws: Draws | None = None,
 ) -> Calibration:
     """Good scores kept as the yardstick, counted by image or by lot.
 
     Args:
         table: image_id, group (the lot) and `column`, a score, of good, held-out images.
+        draws: as `drawn` gives them for these rows; None draws them.
 
     Raises:
         BadSettings: a rate outside (0, 1).
@@ -69,7 +74,7 @@ def yardstick(
         return calibrate(scores, false_alarm_rate, confidence)
     lots = table["group"].astype(str)
     if unit == "lot":
-        scores = scores[chosen(table["image_id"], lots)]
+        scores = scores[_first(drawn(table["image_id"], lots) if draws is None else draws, lots)]
     elif unit == "lot_maximum":
         code = lots.factorize()[0]
         order = np.argsort(code, kind="stable")
@@ -87,11 +92,28 @@ def yardstick(
 
 def chosen(image_ids: pd.Series, lots: pd.Series) -> Bool:
     """One image of each lot, the same whatever the order of rows: (N,), True for the chosen."""
-    draw = [hashlib.sha256(str(name).encode()).hexdigest() for name in image_ids]
-    order = np.argsort(draw, kind="stable")
-    first = ~lots.iloc[order].duplicated().to_numpy()
-    found = np.zeros(len(lots), bool)
-    found[order[first]] = True
+    return _first(drawn(image_ids, lots), lots)
+
+
+def drawn(image_ids: pd.Series, lots: pd.Series) -> Draws:
+    """A random number for each image, (N,), from its lot and name.
+
+    From its lot too: equal images of several lots are drawn in each by itself; and equal ones of
+    one lot each have their own number.
+    """
+    names = lots.astype(str) + "/" + image_ids.astype(str)
+    again = names.groupby(names.to_numpy()).cumcount() if names.duplicated().any() else 0
+    texts = (names + "/" + (pd.Series(0, names.index) + again).astype(str)).tolist()
+    digests = b"".join(hashlib.blake2b(t.encode(), digest_size=8).digest() for t in texts)
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
+
+
+def _first(draws: Draws, lots: pd.Series) -> Bool:
+    """The least number of each lot."""
+    order = np.argsort(draws, kind="stable")
+    codes = lots.factorize()[0][order]
+    found = np.zeros(len(codes), bool)
+    found[order[np.unique(codes, return_index=True)[1]]] = True
     return found
 
 

@@ -1,7 +1,7 @@
 """Where to put the threshold, and what it costs: from capacity, from costs, or from defects.
 
-A threshold is always a good calibration score, the r-th largest of n, so that `calibrate`, asked
-for the rate given here, finds the very same one. Overkill is the share of good images flagged,
+A threshold is always a good calibration score, the r-th largest of n images, so that `calibrate`,
+asked for the rate given here on average, over images and without groups, finds the very same one. Overkill is the share of good images flagged,
 escape the share of defects not flagged; a share pi of all images is defective.
 
     capacity   F images an hour, R reviews: the largest alpha with F ((1 - pi) alpha + pi) <= R,

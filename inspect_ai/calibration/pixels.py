@@ -82,8 +82,7 @@ def rate_threshold(summaries: Float32, rate: float) -> float:
     if not 0.0 < rate < 1.0:
         raise BadSettings(f"pixel_rate must be in (0, 1), got {rate}. 0.001 is one in a thousand.")
     n = len(summaries)
-    if 1 / (n + 1) > rate:
-        raise TooFewGoodImages(_too_few(n, rate))
+    require(n, rate)
     wrong = int((~np.isfinite(summaries)).any(axis=1).sum())
     if wrong:
         raise ValueError(f"{wrong} of {n} calibration maps have values that are not finite")
@@ -96,9 +95,16 @@ def rate_threshold(summaries: Float32, rate: float) -> float:
     return float(values[order[first]])
 
 
-def _too_few(n: int, rate: float) -> str:
-    advice = f", or ask for a rate of {tightest(n, None):g} or more" if n else ""
-    return (
-        f"A rate of flagged pixels of {rate:g} needs at least {needed(rate, None)} good "
-        f"calibration images (or lots), got {n}. Add images to the 'calibrate' split{advice}."
-    )
+def require(n: int, rate: float) -> None:
+    """Refuses a rate of pixels that n good images, or lots, cannot keep; asked before training.
+
+    Raises:
+        TooFewGoodImages: says how many are needed, and what n can promise.
+    """
+    if 1 / (n + 1) > rate:
+        advice = f", or ask for a rate of {tightest(n, None):g} or more" if n else ""
+        raise TooFewGoodImages(
+            f"A pixel_rate of {rate:g} needs at least {needed(rate, None)} good calibration images "
+            f"(lots, where they count), got {n}. Add some to the 'calibrate' split{advice}, or "
+            "drop it."
+        )

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from inspect_ai.calibration.conformal import Unit
 from inspect_ai.settings import Settings
 
+NOT_GROUPS = {"group", "gt_label", "image_id", "image_path", "label", "mask_path", "split"}
+
 
 class Basis(Settings):
     """What the promise counts, for which groups it is kept apart, and what it says of pixels."""
@@ -20,6 +22,11 @@ class Basis(Settings):
     def _fits_together(self) -> Self:
         if twice := sorted({name for name in self.groups if self.groups.count(name) > 1}):
             raise ValueError(f"groups name {', '.join(twice)} twice; drop one")
+        if wrong := sorted(set(self.groups) & NOT_GROUPS):
+            raise ValueError(
+                f"groups name {', '.join(wrong)}, which no new image shares or which tells the "
+                "truth; name what is known of each image beforehand, as product or tool"
+            )
         if self.tail and self.unit == "lot_share":
             raise ValueError("tail needs independent scores; use unit = 'lot' or 'lot_maximum'")
         if self.tail and self.groups:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from inspect_ai.calibration import pixels as maps
 from inspect_ai.data import inputs
+from inspect_ai.data.conditions import text
 from inspect_ai.data.specs import ImageRule
 from inspect_ai.scores import Pixels, Scores
 
@@ -37,5 +38,6 @@ def noted(images: Pixels, scores: Scores, rule: ImageRule) -> pd.DataFrame:
 def table(rows: pd.DataFrame, found: pd.DataFrame, groups: tuple[str, ...]) -> pd.DataFrame:
     """Rows of the manifest, as far as promises and the monitor need them, with what was noted."""
     own = dict.fromkeys((*groups, *PLACES))
-    kept = rows[[*NAMES, *(c for c in own if c in rows and c not in NAMES)]]
+    names = [c for c in own if c in rows and c not in NAMES]
+    kept = rows[[*NAMES, *names]].assign(**{c: text(rows[c]) for c in names})
     return kept.reset_index(drop=True).join(found.reset_index(drop=True))

@@ -6,9 +6,8 @@ threshold). With N_t exceedances, scale sigma and shape xi:
     P(score > t + x) = (N_t / n) (1 + xi x / sigma)^(-1 / xi)
     score of a rate q   t + (sigma / xi) ((q n / N_t)^-xi - 1),   xi -> 0: t - sigma ln(q n / N_t)
 
-sigma and xi are those of maximum likelihood, found along one number, tau = xi / sigma, since for
-each tau the best xi is the mean of ln(1 + tau x): the same as scipy's genpareto.fit with floc = 0,
-and 200 of them in the time of one. Margin, intervals and the p-value of the fit are a parametric
+sigma and xi are those of maximum likelihood (pareto.py): the same as scipy's genpareto.fit with
+floc = 0, and 200 of them in the time of one. Margin, intervals and the p-value of the fit are a parametric
 bootstrap: tails drawn from the fitted law and fitted again, always the same draws.
 
 The score of a rate alone would flag two to three times the rate on average: where the fit is short
@@ -23,36 +22,30 @@ A tail is refused where it should not be believed: few exceedances, ties, a shap
 
 Sources: Pickands, "Statistical inference using extreme order statistics", Ann. Statist. 3, 1975.
 Davison, Smith, "Models for exceedances over high thresholds", J. R. Statist. Soc. B 52, 1990.
-Grimshaw, "Computing maximum likelihood estimates for the generalized Pareto distribution",
-Technometrics 35, 1993 (tau). Choulakian, Stephens, "Goodness-of-fit tests for the generalized
-Pareto distribution", Technometrics 43, 2001 (A^2 with both numbers fitted). Siffer, Fouque,
-Termier, Largouet, "Anomaly detection in streams with extreme value theory", KDD 2017.
+Siffer, Fouque, Termier, Largouet, "Anomaly detection in streams with extreme value theory", KDD
+2017. For the fit see pareto.py.
 """
 
 import math
-from functools import lru_cache
 
 import numpy as np
 from pydantic import Field
 from scipy.optimize import brentq
 from scipy.stats import genpareto
 
+from inspect_ai.calibration import pareto
+from inspect_ai.calibration.conformal import PROMISED, Unit
 from inspect_ai.errors import BadFit, BadSettings
 from inspect_ai.scores import Float32, Float64
 from inspect_ai.settings import Settings
 
+SHARE = 0.1  # of good scores that make the tail
 FEWEST, MOST = 50, 1000  # exceedances that a fit needs, and all that it uses
 HEAVIEST = 0.5  # shape from which on a tail is refused
 DISTINCT = 0.9  # share of exceedances that must differ from one another
 WORST = 0.05  # p-value below which a fit is bad
 FARTHEST = 100.0  # how many times below 1 / n a rate may lie
-DRAWS, SEED = 200, 7
 QUANTILES = 50  # pairs kept for a plot
-# tau x_max along which the likelihood is searched: from bounded to very heavy tails
-GRID = np.concatenate(
-    [-1 + np.geomspace(1e-5, 0.5, 14), np.linspace(-0.4, 0.4, 9), np.geomspace(0.5, 1e4, 22)]
-)
-GOLDEN, STEPS = (math.sqrt(5) - 1) / 2, 24
 
 
 class Tail(Settings):
@@ -75,7 +68,7 @@ class Tail(Settings):
             BadFit: a rate more than 100 times below 1 / n.
         """
         self._check(rate)
-        x = _excess(np.array([rate / self._share]), np.array([self.shape]), self.scale)
+        x = pareto.excess(np.array([rate / self._share]), np.array([self.shape]), self.scale)
         return self.start + float(x[0])
 
     def threshold(self, rate: float) -> float:
@@ -106,14 +99,19 @@ class Tail(Settings):
         low, high = np.quantile(shares, [0.025, 0.975])
         return float(low), float(high)
 
-    def promise(self, rate: float) -> str:
-        """What the threshold of a rate says, in one sentence that promises nothing."""
+    def promise(self, rate: float, unit: Unit = "image") -> str:
+        """What the threshold of a rate says, in one sentence that promises nothing.
+
+        Args:
+            unit: what the scores stand for that the tail was fitted to.
+        """
         low, high = (100 * end for end in self.flagged(rate))
         likely = f"{low:.1g} to {high:.1g} %" if low >= 0.01 * high else f"up to {high:.1g} %"
+        what = "good images" if unit == "image" else "lots"
+        share = PROMISED[unit].format(rate=f"{100 * rate:.4g} %").replace("at most", "about")
         return (
-            f"By a fitted tail (no guarantee): about {100 * rate:.4g} % of good images are flagged, "
-            f"likely {likely}; fitted to the {self.above:,} largest scores of {self.images:,} good "
-            "images."
+            f"By a fitted tail (no guarantee): {share}, likely {likely}; fitted to the "
+            f"{self.above:,} largest scores of {self.images:,} {what}."
         )
 
     @property
@@ -146,9 +144,9 @@ class Tail(Settings):
 
     def _redrawn(self, rate: float) -> Float64:
         """By how much tails drawn from this one put a rate's score above the start: (DRAWS,)."""
-        shape, scale = _refits(self.shape, self.above)
-        above = np.random.default_rng(SEED).binomial(self.images, self._share, DRAWS)
-        return _excess(rate * self.images / np.maximum(above, 1), shape, self.scale * scale)
+        shape, scale = pareto.refits(self.shape, self.above)
+        above = np.random.default_rng(pareto.SEED).binomial(self.images, self._share, pareto.DRAWS)
+        return pareto.excess(rate * self.images / np.maximum(above, 1), shape, self.scale * scale)
 
     def _beyond(self, x: Float64) -> Float64:
         """Share of good images that lie more than x above the start."""
@@ -156,7 +154,21 @@ class Tail(Settings):
         return np.asarray(kept * self._share, np.float64)
 
 
-def fit(good_scores: Float32, share: float = 0.1) -> Tail:
+def require(n: int, share: float = SHARE) -> None:
+    """Refuses a tail of too few good scores; costs nothing, so ask before training.
+
+    Raises:
+        BadFit: says how many are needed.
+    """
+    if round(share * n) < FEWEST:
+        raise BadFit(
+            f"A fitted tail needs {FEWEST} good scores in the largest {100 * share:g} %, got "
+            f"{round(share * n)} of {n:,}. Calibrate on {math.ceil(FEWEST / share):,} good images "
+            "(or lots, where they count), or ask for a rate that needs no tail."
+        )
+
+
+def fit(good_scores: Float32, share: float = SHARE) -> Tail:
     """Fits the tail of good scores.
 
     Args:
@@ -177,12 +189,7 @@ def fit(good_scores: Float32, share: float = 0.1) -> Tail:
         raise ValueError(f"{wrong} of {len(scores)} calibration scores are not finite")
     n = len(scores)
     k = min(round(share * n), MOST)
-    if k < FEWEST:
-        raise BadFit(
-            f"A fitted tail needs {FEWEST} good scores in the largest {100 * share:g} %, got {k} "
-            f"of {n:,}. Calibrate on {math.ceil(FEWEST / share):,} good images, or ask for a rate "
-            "that needs no tail."
-        )
+    require(n, share)
     start = float(scores[n - k - 1])
     x = scores[n - k :] - start
     x = x[x > 0]
@@ -198,17 +205,17 @@ def fit(good_scores: Float32, share: float = 0.1) -> Tail:
 
 def _believed(start: float, x: Float64, n: int) -> Tail:
     """A tail from its exceedances, upwards, if it is to be believed."""
-    shape, scale = (float(number[0]) for number in _fitted(x[None]))
+    shape, scale = (float(number[0]) for number in pareto.fitted(x[None]))
     if not shape < HEAVIEST:
         raise BadFit(
             f"The tail of good scores is too heavy: its shape is {shape:.2f}, needed is less than "
             f"{HEAVIEST:g}. Some good images score far above the others: look at those first, or "
             "ask for a rate that needs no tail."
         )
-    statistic = float(_anderson_darling(x[None], np.array([shape]), np.array([scale]))[0])
-    drawn = _drawn(shape, len(x))
-    worse = int((_anderson_darling(drawn, *_refits(shape, len(x))) >= statistic).sum())
-    p_value = (1 + worse) / (DRAWS + 1)
+    statistic = float(pareto.anderson_darling(x[None], np.array([shape]), np.array([scale]))[0])
+    drawn = pareto.drawn(shape, len(x))
+    worse = int((pareto.anderson_darling(drawn, *pareto.refits(shape, len(x))) >= statistic).sum())
+    p_value = (1 + worse) / (pareto.DRAWS + 1)
     if p_value < WORST:
         raise BadFit(
             f"The tail of good scores is not of the fitted law: Anderson-Darling {statistic:.2f}, "
@@ -233,56 +240,3 @@ def _up(rate: float) -> float:
     """Rounded up to three digits."""
     digits = 2 - math.floor(math.log10(rate))
     return float(math.ceil(rate * 10**digits * (1 - 1e-12)) / 10**digits)
-
-
-def _excess(p: Float64, shape: Float64, scale: Float64 | float) -> Float64:
-    """By how much the score that a share p of the tail exceeds lies above the start."""
-    xi = np.where(np.abs(shape) < 1e-9, 1e-9, shape)
-    return np.asarray(scale * np.expm1(-xi * np.log(np.minimum(p, 1.0))) / xi, np.float64)
-
-
-def _drawn(shape: float, size: int) -> Float64:
-    """(DRAWS, size) exceedances of scale 1, each row upwards; always the same."""
-    uniform = np.random.default_rng(SEED).random((DRAWS, size))
-    uniform.sort(axis=1)
-    return np.asarray(genpareto.ppf(uniform, shape), np.float64)
-
-
-@lru_cache(maxsize=16)
-def _refits(shape: float, size: int) -> tuple[Float64, Float64]:
-    """Shapes and scales of drawn tails, each fitted again: (DRAWS,) each."""
-    return _fitted(_drawn(shape, size))
-
-
-def _fitted(x: Float64) -> tuple[Float64, Float64]:
-    """Shape and scale of greatest likelihood of each row of (B, N) exceedances: (B,) each."""
-    top = x.max(axis=1)
-    y = x / top[:, None]  # so that one grid serves all rows
-    values = np.stack([_profile(y, np.full(len(y), tau))[0] for tau in GRID])
-    best = np.clip(values.argmax(axis=0), 1, len(GRID) - 2)
-    low, high = GRID[best - 1], GRID[best + 1]
-    for _ in range(STEPS):  # golden section
-        a, b = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
-        left = _profile(y, a)[0] > _profile(y, b)[0]
-        low, high = np.where(left, low, a), np.where(left, b, high)
-    _, shape, scale = _profile(y, (low + high) / 2)
-    return shape, scale * top
-
-
-def _profile(y: Float64, tau: Float64) -> tuple[Float64, Float64, Float64]:
-    """Log-likelihood a score at the best shape for tau, up to a constant; that shape; its scale.
-
-    Below a shape of -1 the likelihood has no maximum; there it is -infinity.
-    """
-    xi = np.log1p(tau[:, None] * y).mean(axis=1)
-    none = np.abs(tau) < 1e-12
-    scale = np.where(none, y.mean(axis=1), xi / np.where(none, 1.0, tau))
-    return np.where(xi < -1, -np.inf, -np.log(scale) - xi), xi, scale
-
-
-def _anderson_darling(x: Float64, shape: Float64, scale: Float64) -> Float64:
-    """A^2 of each row of (B, N) exceedances, upwards, against its own law: (B,)."""
-    n = x.shape[1]
-    law = genpareto(shape[:, None], scale=scale[:, None])
-    terms = law.logcdf(x) + law.logsf(x)[:, ::-1]
-    return np.asarray(-n - ((2 * np.arange(1, n + 1) - 1) / n * terms).sum(axis=1), np.float64)

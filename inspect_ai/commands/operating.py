@@ -90,8 +90,16 @@ def _say(read: "Scan", points: "Sequence[Point]") -> None:
         for sentence in point.words:
             typer.echo(f"  {sentence}")
         typer.echo(
-            "  To adopt it: inspect-ai calibrate CHECKPOINT --false-alarm-rate "
-            f"{point.false_alarm_rate:.15g} --out NEW"
+            "  To adopt it: inspect-ai calibrate CHECKPOINT --unit image --on-average --no-groups "
+            f"--false-alarm-rate {point.false_alarm_rate:.15g} --out NEW"
+        )
+    run = read.run
+    if points and (run.unit != "image" or run.confidence is not None or len(run.levels) > 1):
+        typer.echo(
+            "note: this bundle promises more (over lots, with confidence, or for groups). With its "
+            "own promise at such a rate the threshold is another: leave those options out, and look "
+            "at the one that calibrate prints.",
+            err=True,
         )
 
 

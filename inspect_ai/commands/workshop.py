@@ -18,6 +18,7 @@ from inspect_ai.commands.options import (
     tracked,
     workshop,
 )
+from inspect_ai.errors import BadSettings
 
 Checkpoint = Annotated[Path, typer.Argument(help="Folder that train wrote.")]
 
@@ -63,6 +64,7 @@ def build(
     for line in guard.told(card.guard):
         typer.echo(line)
     typer.echo(f"threshold {card.image_threshold:.6g}. {card.promise}")
+    _say_calibrated(bundle)
     typer.echo(f"bundle: {bundle}")
 
 
@@ -103,6 +105,18 @@ def calibrate(
     confidence: Annotated[
         float | None, typer.Option(help="Promise the rate with this confidence.")
     ] = None,
+    on_average: Annotated[
+        bool, typer.Option("--on-average", help="Promise it on average, without a confidence.")
+    ] = False,
+    group: Annotated[
+        list[str] | None, typer.Option(help="Column with thresholds of its own, coarse to fine.")
+    ] = None,
+    no_groups: Annotated[
+        bool, typer.Option("--no-groups", help="One threshold for all, whatever the run file says.")
+    ] = False,
+    pixel_rate: Annotated[
+        float | None, typer.Option(help="Share of good pixels that may be marked; 0 for none.")
+    ] = None,
     unit: Annotated[
         Unit | None, typer.Option(help="What the promise counts: images, or one a lot.")
     ] = None,
@@ -121,8 +135,16 @@ def calibrate(
     asked: dict[str, object] = {"false_alarm_rate": false_alarm_rate, "confidence": confidence}
     asked |= {"tail": tail, "unit": unit.value if unit else None}
     given = {name: value for name, value in asked.items() if value is not None}
+    if on_average and confidence is not None:
+        raise BadSettings("--on-average and --confidence exclude each other. Drop one.")
+    given |= {"confidence": None} if on_average else {}
+    if group or no_groups:
+        given["groups"] = () if no_groups else tuple(group or ())
+    if pixel_rate is not None:
+        given["pixel_rate"] = pixel_rate or None
     made = steps.calibrate(checkpoint, manifest, out, given)
     typer.echo(read_record(made, "calibrate")["promise"])
+    _say_calibrated(made)
     typer.echo(f"calibration: {made}")
 
 
@@ -139,6 +161,17 @@ def export(
 
     made = step.export(checkpoint, calibration, kept_manifest(checkpoint, root), out)
     typer.echo(f"bundle: {made}")
+
+
+def _say_calibrated(folder: Path) -> None:
+    """What the good images are worth, and what to look at among them."""
+    from inspect_ai.review import calibrated
+
+    said = calibrated.told(folder)
+    for line in said.lines:
+        typer.echo(line)
+    for warning in said.warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def models() -> None:

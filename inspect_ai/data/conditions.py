@@ -98,7 +98,14 @@ class Condition(Settings):
 
 
 def text(column: "pd.Series[Any]") -> "pd.Series[str]":
-    """A column as it is written; 1, 2 with a gap is read as 1.0, 2.0, and is 1, 2 here."""
-    if column.dtype.kind == "f" and (column.dropna() % 1 == 0).all():
-        column = column.astype("Int64")
+    """A column as it is written, each value by itself; 1.0, as of a column with gaps, is 1."""
+    if column.dtype.kind == "f":
+        written = [_number(value) for value in column]
+        return pd.Series(written, column.index, dtype="string")
     return column.astype("string").fillna("")
+
+
+def _number(value: float) -> str:
+    if np.isnan(value):
+        return ""
+    return str(int(value)) if value % 1 == 0 else repr(float(value))

@@ -22,6 +22,13 @@ def copy(dies, tmp_path):
     return shutil.copytree(dies.bundle, tmp_path / "bundle")
 
 
+PASSED = {
+    "bundle_hash": "0", "accepted_by": "Eve", "accepted_at": "2026-11-22", "verdicts_hash": "0",
+    "scans": [], "joined": 1, "left_out": 0, "image_threshold_before": 1.0,
+    "image_threshold": 2.0, "promise_before": "",
+}  # fmt: skip
+
+
 def edit(folder, **fields):
     """Changes fields of bundle.json by hand."""
     card = json.loads((folder / CARD).read_text("utf-8"))
@@ -34,11 +41,13 @@ def card(folder):
 
 def rehashed(folder):
     """Makes the hashes of bundle.json fit the files and thresholds, as a forger would."""
-    edit(
-        folder,
-        hashes={name: steps.sha256(folder / name) for name in (MODEL, SCORES)},
-        thresholds_hash=bundles.thresholds_hash(card(folder)),
-    )
+    edit(folder, hashes={name: steps.sha256(folder / name) for name in (MODEL, SCORES)})
+    edit(folder, thresholds_hash=bound(card(folder)))
+
+
+def bound(fields):
+    """The hash of what a card says."""
+    return bundles.bound(bundles.Card.checked(fields, "card")).thresholds_hash
 
 
 def flip_byte(path, at):
@@ -89,6 +98,12 @@ def test_a_missing_file_is_named(copy, name):
         {"levels": {}},
         {"pixel_rate": 0.5},
         {"pixel_rate_threshold": 1.0},
+        {"calibration_images": 99_999},
+        {"worth": 99_999.0},
+        {"canvas": [64, 64]},
+        {"guard": None},
+        {"rule": "l1"},
+        {"history": [PASSED]},
     ],
 )
 def test_a_promise_or_threshold_edited_by_hand_is_found(copy, fields):
@@ -114,12 +129,18 @@ def test_an_edit_is_found_even_with_its_hash_corrected(copy, fields):
         bundles.read(copy)
 
 
+def test_format_1_is_no_way_around_the_hash_of_format_2(copy):
+    edit(copy, format=1, unit="lot")
+    with pytest.raises(BadBundle, match="format 1 knows no unit, groups"):
+        bundles.read(copy)
+
+
 def test_a_bundle_of_before_there_were_lots_and_groups_is_read_as_what_it_said(copy):
     fields, levels = card(copy), card(copy)["levels"]
     for name in ("unit", "groups", "levels", "lots", "correlation", "worth", "history"):
         del fields[name]
     fields |= {"format": 1} | dict.fromkeys(("pixel_rate", "pixel_rate_threshold", "tail"))
-    fields["thresholds_hash"] = bundles.thresholds_hash(fields)
+    fields["thresholds_hash"] = bound(fields)
     (copy / CARD).write_text(json.dumps(fields), "utf-8")
     assert {n: of.model_dump() for n, of in bundles.read(copy).thresholds.levels.items()} == levels
     edit(copy, promise="No good image is ever flagged.")

@@ -5,7 +5,7 @@ from scipy.stats import binom, norm
 
 from inspect_ai.calibration.groups import demand, yardsticks
 from inspect_ai.calibration.promise import Promise
-from inspect_ai.errors import BadSettings, MissingData, TooFewGoodImages
+from inspect_ai.errors import BadFit, BadSettings, MissingData, TooFewGoodImages
 
 SHIFT = {"A": 0.0, "B": 3.0}  # good images of product B score higher
 
@@ -120,3 +120,56 @@ def test_too_few_images_in_all_are_refused():
 def test_a_promise_that_cannot_be_is_refused(fields, wrong):
     with pytest.raises(BadSettings, match=wrong):
         Promise.checked({"false_alarm_rate": 0.05, "groups": ("product",)} | fields, "run.toml")
+
+
+def small_products(rng):
+    """A large product, and ten small ones whose good images score higher."""
+    t = table(rng, {"A": 400} | {f"s{i}": 15 for i in range(10)})
+    t["pred_score"] += np.where(t["product"] == "A", 0, 2).astype(np.float32)
+    return t
+
+
+def test_what_has_no_yardstick_of_its_own_is_judged_among_its_like():
+    """By all images together the small products would be flagged ten times as often."""
+    rng, shares = np.random.default_rng(7), []
+    for _ in range(60):
+        kept = yardsticks(small_products(rng), "pred_score", promise())
+        assert set(kept.levels) == {"all", "product=A"}
+        assert (kept.images["all"], kept.mixed) == (150, frozenset())
+        shares.append(norm.sf(kept.thresholds["all"] - 2))
+    assert np.mean(shares) <= 0.05 + 3 * np.std(shares) / np.sqrt(len(shares))
+
+
+def test_where_too_few_are_left_a_level_is_calibrated_on_the_mixture_and_said_to_be():
+    t = table(np.random.default_rng(8), {"A": 200, "B": 18})
+    kept = yardsticks(t, "pred_score", promise())
+    assert kept.mixed == {"all"}
+    assert kept.images["all"] == 218
+
+
+def test_a_value_with_the_signs_of_a_level_is_no_other_level():
+    t = table(np.random.default_rng(9), {"A": 100, "A/tool=3": 100})
+    t["tool"] = np.where(t["product"] == "A", "3", "4")
+    kept = yardsticks(t, "pred_score", promise(groups=("product", "tool")))
+    assert kept.level(t.iloc[[0, -1]]).tolist() == [
+        "product=A/tool=3",
+        "product=A%2Ftool%3D3/tool=4",
+    ]
+
+
+def test_the_truth_and_an_images_own_name_make_no_groups():
+    with pytest.raises(BadSettings, match="groups name label, which no new image shares or which"):
+        Promise.checked({"false_alarm_rate": 0.05, "groups": ("label",)}, "run.toml")
+
+
+def test_a_rate_of_pixels_is_refused_before_any_work_too():
+    t = table(np.random.default_rng(10), {"A": 200})
+    with pytest.raises(TooFewGoodImages, match="pixel_rate of 0.001 needs at least 999 good"):
+        demand(t, promise(pixel_rate=0.001))
+
+
+def test_a_tail_with_confidence_is_refused():
+    t = table(np.random.default_rng(11), {"A": 600})
+    asked = promise(groups=(), tail=True, confidence=0.95, false_alarm_rate=0.001)
+    with pytest.raises(BadFit, match=r"promises nothing with confidence\. Drop the confidence"):
+        demand(t, asked)

@@ -159,3 +159,11 @@ def test_scores_that_are_all_the_same_are_worth_one_a_lot():
 def test_units_are_images_or_lots():
     lots = pd.Series(list("aabbc"))
     assert (units(lots, "image"), units(lots, "lot"), units(lots, "lot_maximum")) == (5, 3, 3)
+
+
+def test_copies_that_come_up_in_many_lots_are_drawn_in_each_by_itself():
+    """Else one draw would decide for all lots whether the copy stands for them."""
+    ids = np.where(np.arange(5000) % 25 < 15, "copy", [f"own {i}" for i in range(5000)])
+    lots = pd.Series(np.arange(5000) // 25).astype(str)
+    share = (ids[chosen(pd.Series(ids), lots)] == "copy").mean()
+    assert binom.ppf(0.0005, 200, 0.6) <= 200 * share <= binom.ppf(0.9995, 200, 0.6)

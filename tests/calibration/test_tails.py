@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 from scipy.stats import binom, cauchy, expon, genpareto, lognorm, norm
 
-from inspect_ai.calibration import tails
+from inspect_ai.calibration import pareto, tails
 from inspect_ai.errors import BadFit, BadSettings
 
 LAWS = {"exponential": expon(), "normal": norm(), "lognormal": lognorm(0.5)}
@@ -41,7 +41,7 @@ def truly():
 @pytest.mark.parametrize("xi", [-0.6, -0.2, 0.0, 0.2, 0.45])
 def test_shape_and_scale_are_those_of_scipys_maximum_likelihood(xi):
     x = genpareto.rvs(xi, scale=3, size=(2, 150), random_state=np.random.default_rng(1))
-    shape, scale = tails._fitted(x)
+    shape, scale = pareto.fitted(x)
     for row, fit_shape, fit_scale in zip(x, shape, scale, strict=True):
         theirs = genpareto.fit(row, floc=0)
         ours = genpareto.logpdf(row, fit_shape, scale=fit_scale).sum()
@@ -53,7 +53,7 @@ def test_the_anderson_darling_statistic_is_its_sum():
     x = np.sort(drawn(expon(), 60).astype(float))
     u, n = genpareto.cdf(x, 0.1, scale=1.2), 60
     terms = [(2 * i - 1) * np.log(u[i - 1] * (1 - u[n - i])) for i in range(1, n + 1)]
-    found = tails._anderson_darling(x[None], np.array([0.1]), np.array([1.2]))
+    found = pareto.anderson_darling(x[None], np.array([0.1]), np.array([1.2]))
     assert found[0] == pytest.approx(-n - sum(terms) / n)
 
 
@@ -102,7 +102,7 @@ def test_scores_at_and_below_the_start_say_nothing_and_no_number_is_the_oddest(t
 def test_a_tail_read_back_gives_the_same_threshold(tail):
     read = tails.Tail.model_validate_json(tail.model_dump_json())
     assert read == tail
-    tails._refits.cache_clear()
+    pareto.refits.cache_clear()
     assert read.threshold(RATE) == tail.threshold(RATE)
     with pytest.raises(ValidationError):
         tails.Tail(**tail.model_dump() | {"shape": 0.6})
