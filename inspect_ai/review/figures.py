@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from inspect_ai.review.canvas import BAD, FAINT, FLAG, GOOD, YARD, canvas, plain_log, styled, svg
+from inspect_ai.review.reading import beyond
 from inspect_ai.review.scanned import Scan
 from inspect_ai.review.summary import limits
 from inspect_ai.scores import Float64
@@ -18,6 +19,7 @@ FEW_LOTS = 120  # more of them, of many sizes, are drawn against their size
 NAMED_LOTS = 8
 COLUMNS = 240  # side by side
 BINS = 60
+FEW_THRESHOLDS = 8
 
 
 def histogram(scan: Scan) -> str | None:
@@ -27,7 +29,7 @@ def histogram(scan: Scan) -> str | None:
     finite = np.concatenate([score[np.isfinite(score)], yard[np.isfinite(yard)]])
     if not np.isfinite(score).any():
         return None
-    edges, log = _edges(np.append(finite, _threshold(scan, finite)))
+    edges, log = _edges(np.append(finite, _thresholds(scan)))
     with styled():
         figure, axes = canvas(8.4, 3.0)
         _bars(axes, scan, score, edges)
@@ -35,7 +37,7 @@ def histogram(scan: Scan) -> str | None:
             height = np.histogram(yard, edges)[0] * max(len(score), 1) / len(yard)
             label = f"{len(yard):,} calibration images, scaled"
             axes.stairs(height, edges, color=YARD, lw=1.4, label=label)
-        _draw_threshold(axes, scan)
+        _draw_thresholds(axes, scan)
         axes.set_yscale("log")
         axes.set_ylim(0.5, None)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}" if y >= 1 else ""))
@@ -48,14 +50,14 @@ def histogram(scan: Scan) -> str | None:
         return svg(figure, "histogram")
 
 
-def lots(rows: pd.DataFrame, rate: float, word: str) -> str | None:
+def lots(rows: pd.DataFrame, rate: float | None, word: str) -> str | None:
     """Rate of flagged images by lot, with the limits that good images stay within.
 
     In order of time (or name); against their size where lots are many and of many sizes.
 
     Args:
         rows: as from `summary.rolled_up`.
-        rate: promised share of good images flagged.
+        rate: promised share of good images flagged; None, and no limits, where it is one of lots.
         word: what a lot is called.
     """
     rows = rows[rows["images"] > 0]
@@ -66,14 +68,15 @@ def lots(rows: pd.DataFrame, rate: float, word: str) -> str | None:
     with styled():
         figure, axes = canvas(8.4, 2.8)
         shown = _in_order(axes, rows, word) if ordered else _by_size(axes, rows, word)
-        _draw_limits(axes, shown.drop_duplicates("x"), rate, word)
         _dots(axes, shown)
-        axes.axhline(rate, color=FAINT, lw=1, label="promised rate")
-        top = max(1.25 * float(shown["rate"].max()), 2.5 * rate)
+        if rate is not None:
+            _draw_limits(axes, shown.drop_duplicates("x"), rate, word)
+            axes.axhline(rate, color=FAINT, lw=1, label="promised rate")
+            figure.legend(loc="outside upper left", fontsize=8, ncols=3)
+        top = max(1.25 * float(shown["rate"].max()), 2.5 * (rate or 0.02))
         axes.set_ylim(-0.03 * top, min(top, 1.1))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g} %"))
         axes.set_ylabel("flagged")
-        figure.legend(loc="outside upper left", fontsize=8, ncols=3)
         return svg(figure, "lots")
 
 
@@ -103,10 +106,12 @@ def wafers(scan: Scan, names: Sequence[str], keys: pd.Series) -> str:
         return svg(figure, "wafers")
 
 
-def _threshold(scan: Scan, finite: Float64) -> Float64:
-    """The threshold as an array; empty where there is none or it is infinite."""
-    value = scan.run.image_threshold
-    return np.array([value]) if value is not None and np.isfinite(value) else finite[:0]
+def _thresholds(scan: Scan) -> Float64:
+    """The thresholds that rows were judged by, upwards; none of them infinite."""
+    values = scan.scores.get("image_threshold", pd.Series(dtype=float)).to_numpy(float)
+    if not len(values) and scan.run.image_threshold is not None:
+        values = np.array([scan.run.image_threshold])
+    return np.unique(values[np.isfinite(values)])
 
 
 def _edges(values: Float64) -> tuple[Float64, bool]:
@@ -137,13 +142,16 @@ def _bars(axes: Axes, scan: Scan, score: Float64, edges: Float64) -> None:
             axes.stairs(bars, edges, fill=True, color=colour, alpha=0.6, label=label)
 
 
-def _draw_threshold(axes: Axes, scan: Scan) -> None:
-    if len(_threshold(scan, np.zeros(1))):
-        rate = f"{100 * scan.run.false_alarm_rate:.3g} %"
-        label = f"threshold ({rate} of good images to its right)"
-        axes.axvline(
-            float(scan.run.image_threshold or 0), color=FLAG, lw=1.3, ls=(0, (4, 2)), label=label
-        )
+def _draw_thresholds(axes: Axes, scan: Scan) -> None:
+    """A line for each; where groups have many, those of the least and of the largest."""
+    values = _thresholds(scan)
+    rate = f"{100 * scan.run.false_alarm_rate:.3g} %"
+    share = f"{'about' if beyond(scan.run) else 'at most'} {rate}"
+    what = "good images" if scan.run.unit != "lot_maximum" else "lots"
+    label = f"threshold{'s' if len(values) > 1 else ''} ({share} of {what} above)"
+    for at in values if len(values) <= FEW_THRESHOLDS else values[[0, -1]]:
+        axes.axvline(float(at), color=FLAG, lw=1.3, ls=(0, (4, 2)), label=label)
+        label = "_"  # said once
 
 
 def _in_order(axes: Axes, rows: pd.DataFrame, word: str) -> pd.DataFrame:

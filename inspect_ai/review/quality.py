@@ -26,7 +26,7 @@ from inspect_ai.metrics import (
     threshold_at,
 )
 from inspect_ai.review.scanned import Scan
-from inspect_ai.review.summary import Numbers
+from inspect_ai.review.summary import Numbers, by_image
 from inspect_ai.scores import Bool, Float32, Float64
 
 RATES = (0.01, 0.001)  # overkill at which capture is told
@@ -36,23 +36,31 @@ RESAMPLES = 500
 def overkill(scan: Scan) -> Numbers | None:
     """Share of known good images that were flagged, against the promise; None without any.
 
-    The 95 % interval is the wider of the binomial one and of lots redrawn: wafers of one lot are
-    alike, and a binomial interval alone would call a few bad lots a broken promise. `standing`:
-    "more" or "fewer" where it leaves the promised rate out, else "as promised"; of a promise that
-    says "at most" with confidence, or of whole lots, fewer is as promised.
+    Of `units`: images, or, where the promise is one of whole lots, lots with a known good image,
+    flagged where any of these is. The 95 % interval is the wider of the binomial one and of lots
+    redrawn: wafers of one lot are alike, and a binomial interval alone would call a few bad lots a
+    broken promise. `standing`: "more" or "fewer" where it leaves the promised rate out, else "as
+    promised"; of a promise that says "at most" with confidence, or of whole lots, fewer is as
+    promised.
     """
     good = scan.scores[scan.scores["gt_label"] == 0]
     if good.empty:
         return None
-    at_most = scan.run.confidence is not None or scan.run.unit == "lot_maximum"
-    flagged, promised = int((good["pred_label"] == 1).sum()), scan.run.false_alarm_rate
-    low, high = _share_interval((good["pred_label"] == 1).to_numpy(), good["group"].tolist())
+    at_most = scan.run.confidence is not None or not by_image(scan)
+    promised, of = scan.run.false_alarm_rate, good["pred_label"] == 1
+    flagged, groups = int(of.sum()), good["group"].tolist()
+    if not by_image(scan):
+        of = of.groupby(good["group"]).any()
+        groups = of.index.tolist()
+    low, high = _share_interval(of.to_numpy(bool), groups)
     fewer = high < promised and not at_most
     standing = "more" if low > promised else "fewer" if fewer else "as promised"
     return {
         "good_images": len(good),
         "flagged": flagged,
-        "rate": flagged / len(good),
+        "units": len(of),
+        "units_flagged": int(of.sum()),
+        "rate": float(of.mean()),
         "interval": [low, high],
         "promised": promised,
         "standing": standing,

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 import inspect_ai
 from inspect_ai.errors import OutputInUse
-from inspect_ai.review import figures, quality, scanned, summary, trade, words
+from inspect_ai.review import figures, quality, reading, scanned, summary, trade, words
 from inspect_ai.review.scanned import Scan
 from inspect_ai.review.summary import Numbers
 
@@ -81,14 +81,16 @@ def _numbers(scan: Scan, most: int) -> Numbers:
     column, lots = summary.lots(scan)
     wafers = summary.wafers(scan)
     flagged = scan.flagged
+    outside = summary.standouts(column if summary.by_image(scan) else None, lots)
     shown = _entries(flagged.head(most)), _entries(flagged.iloc[most : most + LISTED])
     numbers: Numbers = {
         "format": 1,
         "made_by": f"inspect_ai {inspect_ai.__version__}",
         "run": scan.run.model_dump(mode="json", exclude={"data_spec", "notes"}),
         "notes": summary.notes(scan),
-        "verdict": words.verdict(scan.run, batch, overkill, summary.standouts(column, lots)),
+        "verdict": words.verdict(scan.run, batch, overkill, outside),
         "batch": batch,
+        "reading": reading.numbers(scan),
         "discoveries": summary.discoveries(scan),
         "levels": summary.levels(scan),
         "lots": {"by": column, "count": len(lots), "rows": summary.entries(lots)},
@@ -108,9 +110,10 @@ def _numbers(scan: Scan, most: int) -> Numbers:
 def _page(scan: Scan, numbers: Numbers) -> str:
     """The page as text."""
     column, lots = summary.lots(scan)
+    promised = scan.run.false_alarm_rate if summary.by_image(scan) else None
     plots = {
         "histogram": figures.histogram(scan),
-        "lots": figures.lots(lots, scan.run.false_alarm_rate, column or "group"),
+        "lots": figures.lots(lots, promised, column or "group"),
         "wafers": _wafer_plot(scan),
         "trade": trade.figure(scan),
     }
@@ -119,6 +122,7 @@ def _page(scan: Scan, numbers: Numbers) -> str:
         numbers,
         spec=scan.run.data_spec,
         lot_word=column or "group",
+        by_image=summary.by_image(scan),
         plots={k: svg and Markup(svg) for k, svg in plots.items()},  # noqa: S704 (ours)
         cards=_cards(scan, numbers),
         most_lots=LOTS,
@@ -138,6 +142,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "count": words.count,
         "share": words.share,
+        "rate": words.rate,
         "number": words.number,
         "when": words.when,
         "span": words.span,

@@ -17,6 +17,7 @@ import pandas as pd
 from pydantic import Field
 
 from inspect_ai.bundle.thresholds import Level
+from inspect_ai.calibration.conformal import Unit
 from inspect_ai.data import inputs
 from inspect_ai.data.specs import DataSpec, LabelRule
 from inspect_ai.errors import MissingData
@@ -69,7 +70,9 @@ class Run(Settings, extra="ignore"):
     pixel_threshold: float | None = None
     promise: str = ""
     calibration_images: int = 0
-    unit: str = "image"
+    unit: Unit = "image"
+    pixel_rate: float | None = None
+    pixel_rate_threshold: float | None = None
     lots: int | None = None
     worth: float | None = None
     levels: dict[str, Level] = Field(default_factory=dict)

@@ -30,29 +30,38 @@ def batch(scan: Scan) -> Numbers:
     """Counts, and whether more are flagged than good images alone explain.
 
     `standing`: "as promised", "more" (a share that good images alone would reach in one scan
-    out of 40), or "nothing scanned". Labels, where known, say it better: see `overkill`.
+    out of 40), or "nothing scanned". Labels, where known, say it better: see `overkill`. `units`
+    are what the promise is a rate of: images, or lots, one flagged where any of its images is.
     """
     run, images = scan.run, len(scan.scores)
-    flagged = int((scan.scores["pred_label"] == 1).sum())
+    hit = scan.scores["pred_label"] == 1
+    flagged, of = int(hit.sum()), hit if by_image(scan) else hit.groupby(scan.scores["group"]).any()
     low, high = binomial_interval(flagged, images)
-    most = int(stats.binom.ppf(0.975, images, run.false_alarm_rate)) if images else 0
+    most = int(stats.binom.ppf(0.975, len(of), run.false_alarm_rate)) if images else 0
     return {
         "images": images,
         "flagged": flagged,
         "flagged_rate": flagged / images if images else None,
         "flagged_rate_interval": [float(low), float(high)] if images else None,
-        "expected_if_all_good": run.false_alarm_rate * images,
+        "units": len(of),
+        "units_flagged": int(of.sum()),
+        "expected_if_all_good": run.false_alarm_rate * len(of),
         "most_if_all_good": most,
         "standing": "nothing scanned"
         if not images
         else "more"
-        if flagged > most
+        if of.sum() > most
         else "as promised",
         "not_a_number": int(np.isinf(scan.scores["pred_score"]).sum()),
         "rejected": len(scan.rejected),
         "seconds": run.seconds,
         "images_per_second": run.images_per_second,
     }
+
+
+def by_image(scan: Scan) -> bool:
+    """Whether the promised rate is one of images; that of lot maxima is one of whole lots."""
+    return scan.run.unit != "lot_maximum"
 
 
 def notes(scan: Scan) -> list[str]:
@@ -130,7 +139,7 @@ def standouts(column: str | None, rows: pd.DataFrame) -> str:
     worst = zip(outside["name"], outside["flagged"], outside["images"], strict=True)
     told = [f"{name} ({flagged:,} of {images:,})" for name, flagged, images in list(worst)[:3]]
     more = f" and {len(outside) - 3:,} more" if len(outside) > 3 else ""
-    return f"Worst: {', '.join(told)}{more}."
+    return f"Standing out by all flagged images, good or not: {', '.join(told)}{more}."
 
 
 def rolled_up(scan: Scan, columns: list[str]) -> pd.DataFrame:
@@ -143,15 +152,23 @@ def rolled_up(scan: Scan, columns: list[str]) -> pd.DataFrame:
     images, flagged = rows["images"].to_numpy(float), rows["flagged"].to_numpy(float)
     rows["rate"] = flagged / np.maximum(images, 1)
     rows["low"], rows["high"] = binomial_interval(flagged, images)
-    outer, inner = (limits(images, scan.run.false_alarm_rate, level) for level in (0.998, 0.95))
-    rows["mark"] = np.select(
+    rows["mark"], rows["chance"] = "", np.nan
+    if by_image(scan):
+        rows["mark"], rows["chance"] = _against(images, flagged, scan.run.false_alarm_rate)
+    order = ["chance", "rate", "images", "name"]
+    return rows.sort_values(order, ascending=[True, False, False, True]).reset_index(drop=True)
+
+
+def _against(images: Float64, flagged: Float64, rate: float) -> tuple[list[str], Float64]:
+    """Marks of lots, and the chance of as many flagged if all images were good."""
+    outer, inner = (limits(images, rate, level) for level in (0.998, 0.95))
+    mark = np.select(
         [flagged > outer[1], flagged > inner[1], flagged < outer[0], flagged < inner[0]],
         ["far above", "above", "far below", "below"],
         "",
     )
-    rows["chance"] = stats.binom.sf(flagged - 1, images, scan.run.false_alarm_rate)
-    order = ["chance", "rate", "images", "name"]
-    return rows.sort_values(order, ascending=[True, False, False, True]).reset_index(drop=True)
+    chance = np.asarray(stats.binom.sf(flagged - 1, images, rate))
+    return [str(said) for said in mark], chance
 
 
 def limits(images: Float64, rate: float, level: float) -> tuple[Float64, Float64]:

@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter
 
 from inspect_ai.calibration import trade_off
 from inspect_ai.review.canvas import FLAG, GOOD, YARD, canvas, plain_log, styled, svg
+from inspect_ai.review.reading import used
 from inspect_ai.review.scanned import Scan
 from inspect_ai.review.summary import Numbers, entries, plain
 from inspect_ai.scores import Float32, Float64
@@ -33,7 +34,7 @@ def numbers(scan: Scan) -> Numbers:
     """
     good, score = scores(scan.calibration), scores(scan.scores)
     defects = labelled(scan)
-    table, shipped = trade_off.at_rates(good, RATES, defects), scan.run.image_threshold
+    table, shipped = trade_off.at_rates(good, RATES, defects), _shipped(scan)
     table["flagged"] = [int((score > np.float32(t)).sum()) for t in table["threshold"]]
     return {
         "good_images": len(good),
@@ -69,7 +70,7 @@ def scores(table: pd.DataFrame) -> Float32:
 
 def figure(scan: Scan) -> str | None:
     """The trade-off as an SVG element; None without calibration scores."""
-    table, shipped = curve(scan), scan.run.image_threshold
+    table, shipped = curve(scan), _shipped(scan)
     if table.empty:
         return None
     marks = {} if plain(shipped) is None else {"threshold of this scan": float(shipped or 0)}
@@ -87,6 +88,12 @@ def picture(table: pd.DataFrame, marks: Mapping[str, float], path: Path) -> None
     """
     with styled():
         _drawn(table, marks, PAPER).savefig(path, dpi=130, facecolor="white")
+
+
+def _shipped(scan: Scan) -> float | None:
+    """The one threshold that judged all images, if there was one."""
+    ends = used(scan, "image_threshold")
+    return ends[0] if ends and ends[0] == ends[1] else None
 
 
 def _defects(scan: Scan) -> pd.DataFrame:

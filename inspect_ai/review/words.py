@@ -13,7 +13,7 @@ def verdict(run: Run, batch: Numbers, overkill: Numbers | None, standouts: str) 
     """The page's first lines.
 
     `standing` is "as promised", "more", "fewer" or "nothing scanned": of the known good
-    images where labels are known, else of all images against what good ones would do.
+    images (or lots of them) where labels are known, else of all images against what good ones would do.
     """
     images, flagged = batch["images"], batch["flagged"]
     headline = f"{count(flagged)} of {count(images)} images flagged"
@@ -23,7 +23,7 @@ def verdict(run: Run, batch: Numbers, overkill: Numbers | None, standouts: str) 
     return {
         "headline": headline + ".",
         "promise": run.promise,
-        "observed": _observed(run, batch) if overkill is None else _overkill(overkill),
+        "observed": _observed(run, batch) if overkill is None else _overkill(overkill, run),
         "standing": known["standing"],
         "by_label": overkill is not None,
         "standouts": standouts,
@@ -43,6 +43,11 @@ def share(value: object) -> str:
     if 0 < abs(percent) < 0.1:
         return f"{number(percent, 2)}{THIN}%"
     return f"{percent:.1f}".removesuffix(".0") + f"{THIN}%"
+
+
+def rate(value: float) -> str:
+    """A promised rate, not rounded as what was seen is: 0.0015 as 0.15 %."""
+    return f"{number(100 * value, 4)}{THIN}%"
 
 
 def number(value: object, digits: int = 3) -> str:
@@ -83,15 +88,22 @@ def span(seconds: object) -> str:
     )
 
 
-def _overkill(overkill: Numbers) -> str:
+def _overkill(overkill: Numbers, run: Run) -> str:
     interval = overkill["interval"]
     assert isinstance(interval, list)
     low, high = (share(end) for end in interval)
+    told = f"{share(overkill['rate'])} (95{THIN}% interval {low} to {high})"
+    if run.unit == "lot_maximum":
+        return (
+            f"Of {count(overkill['units'])} lots with images known to be good, "
+            f"{count(overkill['units_flagged'])} had one or more of these flagged: {told}; "
+            f"promised is {rate(run.false_alarm_rate)} of lots."
+        )
     were = "was" if overkill["flagged"] == 1 else "were"
     return (
         f"Of {count(overkill['good_images'])} images known to be good, "
-        f"{count(overkill['flagged'])} {were} flagged: {share(overkill['rate'])} "
-        f"(95{THIN}% interval {low} to {high}); promised is {share(overkill['promised'])}."
+        f"{count(overkill['flagged'])} {were} flagged: {told}; "
+        f"promised is {rate(run.false_alarm_rate)}."
     )
 
 
@@ -101,7 +113,13 @@ def _observed(run: Run, batch: Numbers) -> str:
     expected = batch["expected_if_all_good"]
     assert isinstance(expected, float)
     about = f"{expected:,.0f}" if expected >= 10 else number(expected, 2)
+    if run.unit == "lot_maximum":
+        return (
+            f"Of {count(batch['units'])} lots, {count(batch['units_flagged'])} have a flagged image. "
+            f"If all images were good, at most about {about} would have one, and seldom more than "
+            f"{count(batch['most_if_all_good'])}."
+        )
     return (
-        f"If all images were good, {'about' if run.confidence is None else 'at most about'} {about} would be flagged, "
-        f"and seldom more than {count(batch['most_if_all_good'])}."
+        f"If all images were good, {'about' if run.confidence is None else 'at most about'} {about} "
+        f"would be flagged, and seldom more than {count(batch['most_if_all_good'])}."
     )

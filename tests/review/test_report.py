@@ -12,7 +12,7 @@ import pytest
 from inspect_ai.data.specs import DataSpec
 from inspect_ai.errors import BadSettings, MissingData, OutputInUse
 from inspect_ai.metrics import auroc
-from inspect_ai.review import report, words
+from inspect_ai.review import reading, report, scanned, words
 
 RATE, SIDE = 0.05, 12
 EVIL = "lot <script>alert('1')</script> & $\\frac{1}$"
@@ -228,7 +228,103 @@ def test_lots_are_told_worst_first_and_marked(tmp_path):
     worst = numbers["lots"]["rows"][0]
     assert (worst["name"], worst["images"], worst["flagged"]) == ("lot3", 50, 25)
     assert [row["mark"] for row in numbers["lots"]["rows"]][:2] == ["far above", ""]
-    assert "Worst: lot3 (25 of 50)." in page.text
+    assert "Standing out by all flagged images, good or not: lot3 (25 of 50)." in page.text
+
+
+LEVEL = {"images": 300, "image_threshold": 1.7, "pixel_threshold": 0.5, "promise": ""}
+
+
+def over_lots(folder, table, units=(23,), unit="lot", **run):
+    """A scan judged over lots: one level, or "all" (that judged nothing) and one for each."""
+    names = ["all", *"abc"][1 * (len(units) > 1) :][: len(units)]
+    levels = {name: LEVEL | {"units": n} for name, n in zip(names, units, strict=True)}
+    levels |= {"all": LEVEL | {"units": sum(units)}}
+    level = np.array(names)[np.arange(len(table)) % len(names)]
+    at = 1.7 + 0.1 * (np.arange(len(table)) % len(names))
+    table = table.assign(group_level=level, pixel_threshold=0.25, image_threshold=at)
+    return write(folder, table, unit=unit, lots=sum(units), levels=levels, **run)
+
+
+def test_p_values_of_a_calibration_over_lots_are_told_by_lots(tmp_path):
+    table = scores().assign(p_value=1 / 24, q_value=0.4, q_value_lot=0.4)
+    page, numbers = rendered(over_lots(tmp_path, table))
+    assert numbers["reading"]["least_p_value"] == [1 / 24, 1 / 24]
+    assert "The smallest that 23 lots can give is 0.042" in page.text
+    assert "The share of lots, one good image drawn of each, at least as odd" in page.text
+    assert "with 23 lots p cannot go below 0.042" in page.text
+    assert "300 calibration images can give" not in page.text
+
+
+def test_p_values_of_groups_are_told_as_a_range_of_the_groups_that_judged(tmp_path):
+    page, numbers = rendered(over_lots(tmp_path, scores(), (77, 88, 86), confidence=0.95))
+    assert numbers["reading"]["least_p_value"] == [1 / 89, 1 / 78]
+    assert "The smallest that the 77 to 88 lots of a group can give is 0.011 to 0.013" in page.text
+    assert "1.7 to 1.9, by group on the image score" in page.text
+    assert numbers["trade"]["shipped"] is None  # there is not one
+    assert page.tags.count("svg") == 3
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        (
+            {"pixel_rate": 0.0015},
+            "of all good pixels in images of new lots at most 0.15 % is marked",
+        ),
+        ({}, "at most 5 % of good images have a pixel above it"),
+        ({"unit": "lot_maximum"}, "in at most 5 % of lots any good image has a pixel above it"),
+        ({"false_alarm_rate": 0.01}, "at most 4.17 % of good images have a pixel above it"),
+    ],
+)
+def test_the_pixel_threshold_is_the_rows_own_and_its_promise_is_named(tmp_path, run, said):
+    told = reading.numbers(scanned.read(over_lots(tmp_path, scores(), **run)))
+    assert told["pixel_threshold"] == [0.25, 0.25]
+    assert told["pixel_promise"].replace("\u202f", " ").startswith(said)
+
+
+def test_a_promise_about_whole_lots_is_held_against_lots(tmp_path):
+    table = scores(n=400, lots=40, defect_share=0)
+    flagged = table.index.isin([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 390])  # all of a lot, one of another
+    folder = over_lots(tmp_path / "a", table.assign(pred_label=flagged * 1), unit="lot_maximum")
+    page, numbers = rendered(folder)
+    assert (numbers["batch"]["units"], numbers["batch"]["units_flagged"]) == (40, 2)
+    assert numbers["batch"]["expected_if_all_good"] == RATE * 40
+    assert (numbers["overkill"]["rate"], numbers["overkill"]["standing"]) == (0.05, "as promised")
+    assert (
+        "Of 40 lots with images known to be good, 2 had one or more of these flagged" in page.text
+    )
+    assert {row["mark"] for row in numbers["lots"]["rows"]} == {""}
+    assert "stands out" not in page.text
+    assert "against the promise" not in page.text
+    spread = unlabelled(table).assign(pred_label=(table.index % 40 == 0) * 1)  # one in ten lots
+    page, numbers = rendered(over_lots(tmp_path / "b", spread, unit="lot_maximum"))
+    assert numbers["verdict"]["standing"] == "more"
+    assert "Of 40 lots, 10 have a flagged image. If all images were good" in page.text
+
+
+@pytest.mark.parametrize(
+    ("row", "run", "larger", "beyond"),
+    [
+        (0.2, {}, False, False),
+        (0.2, {"confidence": 0.95}, True, False),
+        (0.04, {"confidence": 0.95}, False, False),
+        (0.2, {"false_alarm_rate": 0.001}, True, True),
+    ],
+)
+def test_rows_that_seem_to_disagree_with_p_values_are_known(tmp_path, row, run, larger, beyond):
+    table = scores().assign(p_value_conditional=row) if run else scores()
+    told = reading.numbers(scanned.read(write(tmp_path, table, **run)))
+    assert (told["larger_conditional"], told["beyond"]) == (larger, beyond)
+
+
+def test_and_are_explained_on_the_page(tmp_path):
+    table = scores().assign(p_value_conditional=0.2)
+    folder = write(tmp_path, table, false_alarm_rate=0.001, pixel_rate=0.01)
+    page, _ = rendered(folder)
+    assert "p_value_conditional holds at all levels at once" in page.text
+    assert "it was set by a fitted tail" in page.text
+    assert "0.5 on the map: of all good pixels at most 1 % is marked" in page.text
+    assert "about 0.1 % of good images above" in (tmp_path / "report.html").read_text()
 
 
 def test_without_labels_the_count_is_held_against_what_good_images_do(tmp_path):
@@ -400,6 +496,11 @@ def test_shares_are_spelled_with_a_thin_space_and_the_digits_that_count(value, t
 )
 def test_numbers_are_spelled_without_an_exponent(value, text):
     assert words.number(value) == text
+
+
+def test_a_promised_rate_is_not_rounded():
+    assert words.rate(0.0015) == "0.15\u202f%"
+    assert words.rate(0.0417) == "4.17\u202f%"
 
 
 @pytest.mark.parametrize(

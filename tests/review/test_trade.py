@@ -78,7 +78,7 @@ def test_the_page_shows_the_trade_off_and_metrics_its_numbers(folder):
     assert "escape on the 100 labelled defects" in section
     assert "threshold of this scan" in section
     assert section.count("<tr>") == 4
-    assert "rates below 0.3\u202f% need more good images" in section
+    assert "rates below 0.33&#8239;% need more good images" in section
     told = json.loads((folder / "metrics.json").read_text())["trade"]
     assert told["rows"][0]["escape"] == trade.numbers(scanned.read(folder))["rows"][0]["escape"]
 
