@@ -17,7 +17,7 @@ demo: env
 	$(BIN)/inspect-ai demo
 
 test: env
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: env
 	$(BIN)/ruff check .

@@ -70,8 +70,8 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Runs a command; 0 done, 1 our mistake, 2 the user's, 130 interrupted, 4 a change
-    that `monitor --fail-on-alarm` was asked to fail on."""
+    """Runs a command; 0 done, 1 our mistake, 2 the user's, 130 interrupted, 4 where
+    `monitor --fail-on-alarm` found a change, or more flagged than promised."""
     debug = "--debug" in arguments
     # --debug is welcome anywhere, not only before the command
     arguments = [a for a in arguments if a != "--debug"]

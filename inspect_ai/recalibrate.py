@@ -16,7 +16,7 @@ through the bundle (batch/again.py), for what a scan does not keep of images it 
 """
 
 import hashlib
-import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,15 +33,19 @@ from inspect_ai.bundle.bundle import SCORES, Bundle, Recalibrated
 from inspect_ai.bundle.thresholds import Thresholds
 from inspect_ai.calibration.groups import ALL, demand
 from inspect_ai.calibration.promise import Promise
+from inspect_ai.calibration.rows import PLACES
+from inspect_ai.data.conditions import text
 from inspect_ai.data.manifest import Report, silent
-from inspect_ai.errors import BadBundle, BadSettings, MissingData, OutputInUse
+from inspect_ai.errors import BadSettings, MissingData, OutputInUse, TooFewGoodImages
 from inspect_ai.review import joining, verdicts
+from inspect_ai.review import proposal as proposals
 from inspect_ai.review.joining import Source, Undecided
 from inspect_ai.review.proposal import Proposal, draw
 
 PROPOSAL, PICTURE = "proposal.json", "proposal.png"
 AUDIT, DECISIONS = "audit.parquet", "verdicts.parquet"
 ALONE = "the good images of before are left out"
+MORE = "these scans flag more good images than promised: the old good images are of another world"
 AUDITED = ["image_id", "image_path", "scan", "verdict", "reviewer", "decided_at", "pred_score"]
 
 
@@ -77,7 +81,7 @@ def recalibrate(
         BadBundle: the bundle or the proposal was changed.
         MissingData: a scan is not finished or not by this bundle, an image is not decided, or can
             no longer be read as it was.
-        TooFewGoodImages, BadFit: the promise cannot be kept.
+        TooFewGoodImages, BadFit: the promise cannot be kept; more scans may help.
         OutputInUse: the folder holds something else, or was accepted by another.
     """
     bundle = bundles.read(asked.bundle)
@@ -89,7 +93,7 @@ def recalibrate(
     decided = _decisions(asked.verdicts)
     rows = _joining(asked, bundle, (scans, decided), out)
     # before the folder is taken, so that the advice can be followed
-    demand(_together(asked, bundle, rows[rows["good"]]), promise)
+    _demand(_together(asked, bundle, rows[rows["good"]]), promise)
     step = steps.Step("recalibrate", out, _inputs(asked, bundle, scans, promise))
     signed = step.record.get("accepted_by")
     if signed and accepted_by not in (None, signed):
@@ -97,11 +101,12 @@ def recalibrate(
     with steps.disk(out):
         if not step.finished:
             fresh = measured(bundle, scans, rows, asked.root, report)
-            _propose(asked, bundle, scans, (rows, fresh), promise, out)
+            unknown = joining.unknown(decided, rows)
+            _propose(asked, bundle, scans, (rows, fresh), (promise, unknown), out)
             concerned = decided[decided["image_id"].isin(rows["image_id"])]
             concerned.to_parquet(out / DECISIONS, index=False)
             step.finish()
-        proposal = _read(out / PROPOSAL)
+        proposal = proposals.read(out / PROPOSAL)
         if accepted_by and not signed:
             _accept(bundle, proposal, promise, _signature(asked, scans, accepted_by), out)
             step.finish(accepted_by=accepted_by)
@@ -134,6 +139,14 @@ def _decisions(path: Path | None) -> pd.DataFrame:
     )
 
 
+def _demand(table: pd.DataFrame, promise: Promise) -> None:
+    try:
+        demand(table, promise)
+    except TooFewGoodImages as error:  # here no split is to be filled up
+        said = re.sub(r"Add \w+ to the 'calibrate' split", "Give more scans", str(error))
+        raise TooFewGoodImages(said) from None
+
+
 def _joining(
     asked: Asked, bundle: Bundle, reviewed: tuple[Sequence[Source], pd.DataFrame], out: Path
 ) -> pd.DataFrame:
@@ -163,9 +176,10 @@ def _kept(bundle: Bundle) -> pd.DataFrame:
 def _together(asked: Asked, bundle: Bundle, fresh: pd.DataFrame) -> pd.DataFrame:
     """Good images of before, unless they are left out, and those that join."""
     old = _kept(bundle)
-    both = [name for name in old if name in fresh]
-    parts = [fresh[both]] if asked.alone else [old[both], fresh[both]]
-    return pd.concat(parts, ignore_index=True)
+    texts = [c for c in (*bundle.card.groups, *PLACES) if c in old]
+    parts = [fresh] if asked.alone else [old, fresh]
+    parts = [part.reindex(columns=old.columns) for part in parts]
+    return pd.concat([p.assign(**{c: text(p[c]) for c in texts}) for p in parts], ignore_index=True)
 
 
 def _propose(
@@ -173,17 +187,20 @@ def _propose(
     bundle: Bundle,
     scans: Sequence[Source],
     joined: tuple[pd.DataFrame, pd.DataFrame],
-    promise: Promise,
+    stated: tuple[Promise, list[str]],
     out: Path,
 ) -> None:
     """Writes the new calibration, the audit, and what they would change."""
+    promise, said = stated
     old, (rows, fresh) = _kept(bundle), joined
     new = _together(asked, bundle, fresh)
     found = thresholds.derive(new, promise)
     new.to_parquet(out / SCORES, index=False)
     _audited(bundle, rows).to_parquet(out / AUDIT, index=False)
     proposal = _changes(bundle, found, rows, out)
-    notes = [ALONE] * asked.alone + joining.notes(rows, scans, bundle)
+    notes = [ALONE] * asked.alone + said + joining.notes(rows, scans, bundle)
+    if joining.more_than_promised(rows, bundle):
+        notes.append(MORE + "; see --alone" * (not asked.alone))
     proposal = proposal.model_copy(update={"alone": asked.alone, "notes": tuple(notes)})
     draw(old["pred_score"].to_numpy(), new["pred_score"].to_numpy(), proposal, out / PICTURE)
     steps.write_json(out / PROPOSAL, proposal.model_dump(mode="json"))
@@ -213,8 +230,11 @@ def _changes(bundle: Bundle, found: Thresholds, rows: pd.DataFrame, out: Path) -
         image_threshold_before=card.image_threshold,
         image_threshold=fields["image_threshold"],
         levels={
-            name: (known.image_threshold if (known := card.levels.get(name)) else None, new)
-            for name, new in found.scores.thresholds.items()
+            name: (
+                known.image_threshold if (known := card.levels.get(name)) else None,
+                found.scores.thresholds.get(name),
+            )
+            for name in dict.fromkeys((*found.scores.thresholds, *card.levels))
             if name != ALL
         },
         images_before=card.calibration_images,
@@ -232,21 +252,6 @@ def _changes(bundle: Bundle, found: Thresholds, rows: pd.DataFrame, out: Path) -
         newly_flagged=int((~before & now).sum()),
         defects_missed=int((before & ~now & defect).sum()),
     )
-
-
-def _read(path: Path) -> Proposal:
-    """A proposal whose files are those that were proposed.
-
-    Raises:
-        BadBundle: one was changed.
-    """
-    proposal = Proposal.checked(json.loads(path.read_text(encoding="utf-8")), str(path))
-    for name, wanted in proposal.hashes.items():
-        if steps.sha256(path.with_name(name)) != wanted:
-            raise BadBundle(
-                f"{path.with_name(name)} was changed after it was proposed. Pass a new --out."
-            )
-    return proposal
 
 
 def _signature(asked: Asked, scans: Sequence[Source], accepted_by: str) -> dict[str, object]:
@@ -288,9 +293,8 @@ def _accept(
         | {
             "format": bundles.FORMAT,
             "history": (*bundle.card.history, Recalibrated.checked(entry, "the history")),
-            "thresholds_hash": bundles.thresholds_hash(fields),
             "hashes": {name: steps.sha256(out / name) for name in files},
         }
     )
-    steps.write_json(out / bundles.CARD, card.model_dump(mode="json"))
+    steps.write_json(out / bundles.CARD, bundles.bound(card).model_dump(mode="json"))
     bundles.read(out)  # what was written is what a scan will accept

@@ -1,4 +1,6 @@
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,7 @@ from inspect_ai.data import simulate
 from inspect_ai.data.simulate_dies import DieSettings
 from inspect_ai.data.specs import DataSpec
 from inspect_ai.errors import BadBundle, BadSettings, MissingData, OutputInUse, TooFewGoodImages
-from inspect_ai.review import verdicts
+from inspect_ai.review import joining, verdicts
 
 ONE = floor.Options(device="cpu", threads=1, batch=16)
 
@@ -239,8 +241,11 @@ def test_a_defect_that_was_not_flagged_is_left_out_once_it_is_decided(dies, new,
     rows = rows_of(new)
     calm = rows.loc[rows["pred_label"] == 0, "image_id"].iloc[0]
     with_it = step.recalibrate(asked(dies, new, decide(tmp_path, new)), tmp_path / "a")
-    path = decide(tmp_path, new, **{calm: "defect"})
-    assert step.recalibrate(asked(dies, new, path), tmp_path / "b").joined == with_it.joined - 1
+    path = decide(tmp_path, new, **{calm: "defect", "elsewhere": "good", "else": "defect"})
+    without = step.recalibrate(asked(dies, new, path), tmp_path / "b")
+    assert without.joined == with_it.joined - 1
+    assert "note: 2 verdicts name no image of these scans" in without.words()
+    assert not any("name no image" in line for line in with_it.words())
 
 
 def test_a_tighter_promise_can_be_asked_for_and_one_too_tight_is_refused(dies, new, tmp_path):
@@ -250,7 +255,7 @@ def test_a_tighter_promise_can_be_asked_for_and_one_too_tight_is_refused(dies, n
     )
     same = step.recalibrate(asked(dies, new, path), tmp_path / "same")
     assert tighter.image_threshold > same.image_threshold
-    with pytest.raises(TooFewGoodImages):
+    with pytest.raises(TooFewGoodImages, match=r"got \d+\. Give more scans"):
         step.recalibrate(
             asked(dies, new, path, changed={"false_alarm_rate": 1e-4}), tmp_path / "never"
         )
@@ -289,7 +294,7 @@ def test_the_commands_say_what_would_change_and_how_to_accept_it(say, dies, new,
 @pytest.mark.parametrize("split", ["all", "calibrate"])
 def test_a_scan_of_the_bundles_own_images_is_refused(dies, tmp_path, split):
     floor.scan(dies.read(), dies.manifest().part(split), tmp_path / "scan", ONE)
-    with pytest.raises(MissingData, match="of the bundle's own data: images that the model"):
+    with pytest.raises(MissingData, match="images of the folder that the bundle was made from"):
         step.recalibrate(asked(dies, tmp_path / "scan", None), tmp_path / "out")
 
 
@@ -304,7 +309,8 @@ def test_images_that_were_calibrated_on_are_refused_wherever_they_lie(dies, tmp_
     spec = DataSpec.from_toml(dies.spec).model_copy(update={"name": "other"})
     table = dies.manifest().part("calibrate").table
     table = table[table["gt_label"] == 0]
-    floor.scan(dies.read(), manifests.Manifest(table, spec, dies.root), tmp_path / "scan", ONE)
+    copy = shutil.copytree(dies.root, tmp_path / "copy")
+    floor.scan(dies.read(), manifests.Manifest(table, spec, copy), tmp_path / "scan", ONE)
     path = decide(tmp_path, tmp_path / "scan")
     with pytest.raises(MissingData, match="are in the calibration already"):
         step.recalibrate(asked(dies, tmp_path / "scan", path), tmp_path / "out")
@@ -359,3 +365,17 @@ def test_thresholds_of_groups_and_lots_are_proposed_group_by_group(dies, new, tm
     assert (card.unit, card.groups) == ("lot", ("product",))
     assert set(proposal.levels) == set(card.levels) - {"all"} != set()
     assert all(before is None for before, _ in proposal.levels.values())
+
+
+def test_a_category_that_loses_its_threshold_is_told(accepted, dies, new):
+    out, bundle = accepted[0], dies.read()
+    had = thresholds.Level(
+        images=9, units=9, image_threshold=4.1, pixel_threshold=1.0, promise="a promise"
+    )
+    card = bundle.card.model_copy(update={"levels": bundle.card.levels | {"product=A": had}})
+    found = thresholds.derive(pd.read_parquet(out / bundles.SCORES), bundle.card.promised)
+    decided = verdicts.read(out.with_name("verdicts.csv"))
+    rows = joining.told(joining.sources([new], bundle), decided).assign(good=True)
+    proposal = step._changes(replace(bundle, card=card), found, rows, out)
+    assert proposal.levels == {"product=A": (4.1, None)}
+    assert "  product=A: 4.1 -> all" in proposal.words()

@@ -19,12 +19,15 @@ import pandas as pd
 
 from inspect_ai import steps
 from inspect_ai.bundle.bundle import Bundle
+from inspect_ai.calibration.conformal import allowed_rank, sure
+from inspect_ai.calibration.excess import chance, explained
 from inspect_ai.errors import MissingData
 from inspect_ai.review import scanned, verdicts
 from inspect_ai.review.scanned import Scan
-from inspect_ai.scores import Bool
+from inspect_ai.scores import Bool, Float64
 
 NOT_FLAGGED = "not flagged"
+LEVEL = 0.025  # above a 95 % interval
 Undecided = Literal["good", "defect"]
 
 
@@ -147,6 +150,31 @@ def notes(rows: pd.DataFrame, found: Sequence[Source], bundle: Bundle) -> list[s
     return said
 
 
+def unknown(decisions: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
+    """A note where verdicts are on images that the scans do not have."""
+    lost = decisions.loc[decisions["decides"] & ~decisions["image_id"].isin(rows["image_id"])]
+    return [f"{len(lost):,} verdicts name no image of these scans"] * bool(len(lost))
+
+
+def more_than_promised(rows: pd.DataFrame, bundle: Bundle) -> bool:
+    """Whether the good images of the scans were flagged more often than promised.
+
+    By the 95 % interval of their rate, lot by lot: those of a lot are alike. A threshold made on
+    average is exceeded more often or less, as the calibration's luck was: that is no change.
+    """
+    card, found = bundle.card, rows[rows["good"]]
+    flags = found["pred_label"].groupby(found["group"].astype(str))
+    by_lot = flags.max() if card.unit == "lot_maximum" else flags.mean()
+    shares: Float64 = by_lot.to_numpy(np.float64)
+    known = bundle.thresholds.effective
+    units = known.images if card.unit == "image" else known.lots
+    asked = card.false_alarm_rate, sure(card.confidence, card.unit)
+    rank = max(1, allowed_rank(units, *asked))
+    worth = known.worth / known.images if card.unit == "image" else 1.0
+    limit = explained(card.false_alarm_rate, rank * worth, units * worth, LEVEL / 2)
+    return chance(shares, limit, len(found) / max(1, len(shares))) <= LEVEL / 2
+
+
 def require_new(rows: pd.DataFrame, kept: pd.DataFrame, kind: str) -> None:
     """Refuses images that the calibration has already.
 
@@ -188,10 +216,11 @@ def _require_made_by(scan: Scan, bundle: Bundle) -> None:
             f"{bundle.folder} is {bundle.hash[:12]}. Scores of another bundle are other scores: "
             "scan with this one, or pass that one."
         )
-    if _own_data(scan, bundle) and run.split != "test":
+    if _same_root(scan, bundle) and not (_own_data(scan, bundle) and run.split == "test"):
         raise MissingData(
-            f"{scan.folder} holds split '{run.split}' of the bundle's own data: images that the "
-            "model was trained on score too low for a threshold. Scan new images, or --split test."
+            f"{scan.folder} holds images of the folder that the bundle was made from (split "
+            f"'{run.split}'), and those that the model was trained on score too low for a "
+            "threshold. Scan new images, or the bundle's own spec with --split test."
         )
     if card.unit != "image" and run.data_spec.group is None:
         raise MissingData(
@@ -202,6 +231,8 @@ def _require_made_by(scan: Scan, bundle: Bundle) -> None:
 
 def _own_data(scan: Scan, bundle: Bundle) -> bool:
     """Whether a scan is of the data that the bundle was made from, this split or another."""
-    run, card = scan.run, bundle.card
-    same_root = run.root.resolve() == card.data_spec.root.resolve()
-    return same_root and run.spec_hash == card.data_spec_hash
+    return _same_root(scan, bundle) and scan.run.spec_hash == bundle.card.data_spec_hash
+
+
+def _same_root(scan: Scan, bundle: Bundle) -> bool:
+    return scan.run.root.resolve() == bundle.card.data_spec.root.resolve()

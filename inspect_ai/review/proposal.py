@@ -1,5 +1,6 @@
 """What a recalibration would change, in figures, in words and in one picture, for a person to accept."""
 
+import json
 from pathlib import Path
 from textwrap import fill
 
@@ -7,6 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
+from inspect_ai import steps
+from inspect_ai.errors import BadBundle
 from inspect_ai.scores import Float32
 from inspect_ai.settings import Settings
 
@@ -21,7 +24,7 @@ class Proposal(Settings):
     hashes: dict[str, str]  # file -> sha256, of what would become the new bundle
     image_threshold_before: float
     image_threshold: float
-    levels: dict[str, tuple[float | None, float]]  # thresholds before and after, by category
+    levels: dict[str, tuple[float | None, float | None]]  # before and after; None: that of "all"
     images_before: int  # good calibration images
     images: int
     lots_before: int
@@ -47,7 +50,8 @@ class Proposal(Settings):
         return [
             f"threshold {self.image_threshold_before:.6g} -> {self.image_threshold:.6g}",
             *(
-                f"  {name}: {'none of its own' if old is None else f'{old:.6g}'} -> {new:.6g}"
+                f"  {name}: {'none of its own' if old is None else f'{old:.6g}'} -> "
+                + ("all" if new is None else f"{new:.6g}")
                 for name, (old, new) in self.levels.items()
             ),
             f"good images {self.images_before:,} -> {self.images:,}, lots {self.lots_before:,} -> "
@@ -60,6 +64,21 @@ class Proposal(Settings):
             f"flagged{missed * bool(self.defects_missed)}, {self.newly_flagged:,} would be new",
             *(f"note: {note}" for note in self.notes),
         ]
+
+
+def read(path: Path) -> Proposal:
+    """A proposal whose files are those that were proposed.
+
+    Raises:
+        BadBundle: one was changed.
+    """
+    proposal = Proposal.checked(json.loads(path.read_text(encoding="utf-8")), str(path))
+    for name, wanted in proposal.hashes.items():
+        if steps.sha256(path.with_name(name)) != wanted:
+            raise BadBundle(
+                f"{path.with_name(name)} was changed after it was proposed. Pass a new --out."
+            )
+    return proposal
 
 
 def draw(before: Float32, after: Float32, found: Proposal, path: Path) -> None:

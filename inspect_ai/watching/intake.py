@@ -1,7 +1,10 @@
 """What a scan brings to the monitor: one row for each image that calibration has not seen.
 
 Images of the calibration and of the training split are left out: they are no news, and the
-training images score too low. Each image has a key, so that none counts twice however often it is
+training images score too low. So are the other images of their lots, and all that reviewers saw
+when the bundle was calibrated again: of such a scan its good images have joined, and those that are
+left are its defects. Where images of the calibration make up most of a scan's split, all of that
+split is left out. Each image has a key, so that none counts twice however often it is
 scanned. A picture's key is its content. Wafer maps of different wafers may be alike, so where they
 lie belongs to theirs.
 """
@@ -20,6 +23,7 @@ from inspect_ai.scores import Bool
 from inspect_ai.watching.memory import Names
 
 TIME, GROUP = "taken_at", "group"
+CARD, REVIEWED = "bundle.json", ("audit.parquet", "verdicts.parquet")
 USED = ("train", "calibrate", "duplicate")  # splits that made the bundle
 
 
@@ -82,9 +86,14 @@ def keys(rows: pd.DataFrame, run: scanned.Run) -> Names:
     return np.array([_hash(root, *one) for one in said], np.uint64)
 
 
-def lot_keys(rows: pd.DataFrame) -> Names:
-    """(N,) names of lots."""
-    return np.array([_hash(str(lot)) for lot in rows[GROUP]], np.uint64)
+def lot_keys(rows: pd.DataFrame, images: Names) -> Names:
+    """(N,) names of lots; an image that is its own lot has its own.
+
+    Args:
+        images: as `keys` gives them.
+    """
+    lots = np.array([_hash("lot", lot) for lot in rows[GROUP].astype(str)], np.uint64)
+    return np.where(_own_lot(rows), images, lots)
 
 
 def times(rows: pd.DataFrame) -> pd.Series:
@@ -97,14 +106,42 @@ def times(rows: pd.DataFrame) -> pd.Series:
 
 def _made_the_bundle(read: scanned.Scan) -> Bool:
     rows, kept = read.scores, read.calibration
-    seen = rows["image_id"].isin(kept["image_id"])
-    if read.run.data_spec.image.kind == "wafer_map":
-        seen &= rows[GROUP].isin(kept[GROUP].astype("string"))
-    if "split" in rows:
-        seen |= rows["split"].isin(USED)
-    if read.run.unit != "image":  # the lot is in the bag already
-        seen |= rows[GROUP].isin(kept[GROUP].astype("string"))
-    return np.asarray(seen, np.bool_)
+    maps = read.run.data_spec.image.kind == "wafer_map"
+    old_lot = rows[GROUP].isin(kept[GROUP].astype("string")).to_numpy(np.bool_)
+    seen = rows["image_id"].isin(kept["image_id"]).to_numpy(np.bool_)
+    seen = (seen & old_lot if maps else seen) | _reviewed(rows, read.run, maps)
+    split = (
+        rows["split"].astype("string").fillna("") if "split" in rows else pd.Series("", rows.index)
+    )
+    mostly = pd.Series(seen, rows.index).groupby(split).transform("mean") > 0.5
+    used = split.isin(USED).to_numpy(np.bool_) | mostly.to_numpy(np.bool_)
+    return seen | used | (old_lot & ~_own_lot(rows))
+
+
+def _reviewed(rows: pd.DataFrame, run: scanned.Run, maps: bool) -> Bool:
+    """Images that joined when the bundle was calibrated again, or were decided then.
+
+    Of wafer maps, which may be alike, only those of which it is kept where they lay.
+    """
+    folder, names = Path(run.bundle), ["image_id", "image_path"] if maps else ["image_id"]
+    found = np.zeros(len(rows), np.bool_)
+    if not run.bundle or not (folder / CARD).is_file():
+        return found
+    if steps.sha256(folder / CARD) != run.bundle_hash:
+        return found
+    for path in (folder / name for name in REVIEWED):
+        if path.is_file():
+            table = pd.read_parquet(path)
+            if set(names) <= set(table):
+                known = pd.MultiIndex.from_frame(table[names].astype(str))
+                found |= pd.MultiIndex.from_frame(rows[names].astype(str)).isin(known)
+    return found
+
+
+def _own_lot(rows: pd.DataFrame) -> Bool:
+    """Which images are their own lot, since the data name none: (N,)."""
+    group = rows[GROUP].astype(str)
+    return np.asarray((group == "") | (group == rows["image_path"].astype(str)), np.bool_)
 
 
 def _hash(*words: object) -> int:

@@ -27,13 +27,14 @@ from inspect_ai.errors import BadSettings, MissingData, OutputInUse
 from inspect_ai.settings import Settings
 
 SETTINGS = "settings.json"
+SCORE, FLAGGED = "pred_score", "flagged"  # beside the input measures
 Names = NDArray[np.uint64]  # hashes, in the order in which they came
 
 
 class Watch(Settings):
     """How a state folder watches; fixed when it begins."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2  # 1: images of a lot counted as if they were independent
     delta: float = Field(default=0.05, gt=0, lt=1)  # chance that a place ever alarms in vain
     run_length: float = Field(default=10_000, gt=1)  # images of a place between false quick alarms
     by: tuple[str, ...] | None = None  # columns; None: tool and product, where they are there
@@ -60,9 +61,10 @@ class Identity(Settings):
 
     bundle_hash: str
     by: dict[str, str]
-    unit: str  # what is exchangeable: image, or a lot
+    unit: str  # what the promise counts: image, or a lot
     kind: str  # picture or wafer_map
-    began: int = 0  # calibration images, or lots, that it began with
+    began: int = 0  # calibration lots that it began with; images, where each is its own
+    epoch: int = 0  # how often its alarms were closed
     bundle: str = ""  # where the bundle lay
 
     @property
@@ -76,19 +78,46 @@ class Identity(Settings):
         return hashlib.sha256(self.name.encode()).hexdigest()[:20] + ".npz"
 
 
-class Counts(Settings):
-    """What a place has taken in."""
+class Intake(Settings):
+    """What one scan brought to a place."""
 
-    scans: tuple[str, ...] = ()
-    images: int = 0  # or lots
-    flagged: int = 0
-    repeated: int = 0  # images left out: they had come before, or others of their lot
+    scan: str
+    folder: str
+    images: int
+    flagged: int
+    middle: int  # number of its middle score in the stream of scores; 0 once that was closed
+    until: int  # number of its last one
+
+
+class Closed(Settings):
+    """Alarms that a person closed."""
+
+    by: str
+    at: str
+    alarms: dict[str, Alarm]
+
+
+class Counts(Settings):
+    """What a place has taken in since it began, or began anew."""
+
+    intakes: tuple[Intake, ...] = ()  # ever
+    closed: tuple[Closed, ...] = ()  # ever
+    images: int = 0  # that entered the streams: one of each lot
+    flagged: int = 0  # of these
+    seen: int = 0  # all new images
+    seen_flagged: int = 0
+    repeated: int = 0  # images left out: they, or their lot, had come before
     ordinary: int = 0  # below the cut
     latest: dict[str, int] = Field(default_factory=dict)  # length of each stream before the last
 
+    @property
+    def scans(self) -> tuple[str, ...]:
+        """Names of the scans that are in it."""
+        return tuple(one.scan for one in self.intakes)
+
 
 class _Header(Settings):
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     identity: Identity
     counts: Counts
     streams: dict[str, _About]
@@ -101,8 +130,8 @@ class Place:
     Args:
         streams: by measure.
         cut: where ordinary scores end.
-        keys: of the latest images.
-        lots: the latest lots; empty where images count.
+        keys: of the latest images that entered the streams.
+        lots: of the same; an image without a lot has its own.
     """
 
     identity: Identity
@@ -134,7 +163,13 @@ def opened(folder: Path, asked: Watch) -> Watch:
             )
         return asked
     try:
-        found = Watch.checked(json.loads(path.read_text(encoding="utf-8")), str(path))
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(fields, dict) and fields.get("format") == 1:
+            raise BadSettings(
+                f"{folder} was begun by a version that counted images of a lot as independent, "
+                "which alarms in vain. Begin anew with another --state."
+            )
+        found = Watch.checked(fields, str(path))
     except ValueError as error:
         raise BadSettings(f"{path} is not JSON ({error}). Restore it from a copy.") from None
     for name in asked.model_fields_set:
@@ -222,7 +257,8 @@ def _load(path: Path) -> Place:
 
 def stream_name(identity: Identity, measure: str) -> str:
     """Names one stream of all there are."""
-    return f"{identity.name} {measure}"
+    again = f" {identity.epoch}" if identity.epoch else ""
+    return f"{identity.name} {measure}{again}"
 
 
 def _stream(

@@ -32,7 +32,7 @@ def draw(places: Sequence[tuple[Place, Judgement]], path: Path) -> None:
         path: PNG to write; it appears by one move.
     """
     if len(places) > MOST:
-        places = sorted(places, key=lambda one: not one[1].changes)[:MOST]
+        places = sorted(places, key=lambda one: not (one[1].changes or one[1].still))[:MOST]
     measures = list(dict.fromkeys(m for place, _ in places for m in place.streams))
     with styled():
         width, height = WIDTH * len(measures) + 0.5, HEIGHT * len(places) + HEAD + FOOT
@@ -49,14 +49,15 @@ def draw(places: Sequence[tuple[Place, Judgement]], path: Path) -> None:
         for row, (place, judgement) in zip(panels, places, strict=True):
             for axes, measure in zip(row, measures, strict=True):
                 if measure in place.streams:
-                    _panel(axes, place.streams[measure], judgement.changes.get(measure))
+                    _panel(axes, place.streams[measure], judgement.change(measure))
                 else:
                     axes.set_axis_off()
             label = ", ".join(place.identity.by.values()) or "all images"
             row[0].set_ylabel(label[:26], fontsize=8, color=INK)
         for axes, measure in zip(panels[0], measures, strict=True):
             axes.set_title(NAMES.get(measure, measure.replace("_", " ")), fontsize=9, color=INK)
-        unit = "images" if places[0][0].identity.unit == "image" else "lots"
+        alone = all(place.counts.images == place.counts.seen for place, _ in places)
+        unit = "images" if alone else "images, one of each lot,"
         label = f"{unit} since the bundle was first scanned with"
         figure.text(0.5, 0.12 / height, label, ha="center", fontsize=8, color=INK)
         handles, labels = next(

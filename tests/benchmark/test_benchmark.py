@@ -290,10 +290,10 @@ def test_a_file_among_the_rows_that_is_no_row_is_named(bench):
 def test_a_fusion_takes_over_members_that_have_rows_of_their_own(bench, monkeypatch):
     spec = bench.spec("kept")
     bench.maps("kept", lots=30)
-    bench.run_file("one", spec)
-    bench.run_file("two", spec, model="wafer_statistics")
-    two = bench.folder / "runs" / "two.toml"
-    two.write_text(two.read_text().replace("width = 4\ndepth = 2\nlatent = 4\n", ""))
+    for name, statistic in (("one", "moran"), ("two", "walks_4")):
+        member = bench.run_file(name, spec, model="wafer_statistics")
+        text = member.read_text().replace("width = 4\ndepth = 2\nlatent = 4\n", "")
+        member.write_text(text.replace('"moran", "walks_4"', f'"{statistic}"'))
     text = f'data_spec = "{spec.as_posix()}"\nfalse_alarm_rate = 0.1\nmembers = ["one.toml", "two.toml"]\n'
     fusion = bench.folder / "runs" / "both.toml"
     fusion.write_text(text + '[model]\nname = "fusion"\ncurve_share = 0.5\n')

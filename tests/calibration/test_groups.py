@@ -164,7 +164,7 @@ def test_the_truth_and_an_images_own_name_make_no_groups():
 
 def test_a_rate_of_pixels_is_refused_before_any_work_too():
     t = table(np.random.default_rng(10), {"A": 200})
-    with pytest.raises(TooFewGoodImages, match="pixel_rate of 0.001 needs at least 999 good"):
+    with pytest.raises(TooFewGoodImages, match=r"pixel_rate of 0.001 needs at least 999 good"):
         demand(t, promise(pixel_rate=0.001))
 
 

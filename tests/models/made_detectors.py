@@ -24,12 +24,20 @@ STATISTICS = ("moran", "walks_4", "walks_12")
 BRIEF = Budget(steps=60, batch_size=32, learning_rate=2e-3, average=0.9)
 # these read dies, which pictures do not have
 ON_MAPS_ALONE = ("wafer_statistics", "denoiser", "nade")
+NATIVE = ("wafer_statistics", "denoiser", "pixelcnn")  # a map is seen die by die
 LEARNS_NOTHING = ("wafer_statistics",)
-# games of four networks: at half their width, or they would take half the suite's time
+# as small as they still find a defect, or they would take half the suite's time
 NARROW = {"f_anogan": {"width": 8}, "ganomaly": {"width": 8}}
+NARROW["bigan"] = {"width": 8, "depth": 2}
+NARROW["pixelcnn"] = {"width": 8, "layers": 2}
+NARROW["pixelrnn"] = {"width": 8}
+NARROW["flow"] = {"steps": 4}
+NARROW["diffusion"] = {"net": {"width": 8}}
 NARROW["latent_diffusion"] = {"net": {"width": 32, "depth": 2}}
 STAGES = {"vae": {"width": 8}}
 STAGES["vqvae"] = {"width": 8, "depth": 3, "codes": 16, "dimension": 4, "prior_width": 8}
+# a picture's grid; their time and the rows of their graphs grow with it
+COARSE = dict.fromkeys(("pixelcnn", "pixelrnn"), (16, 16))
 REDRAWS = ("latent_diffusion",)  # in a brief training its codes are not learnt, its redraws are
 
 
@@ -50,8 +58,10 @@ def bin_maps():
     return made.maps[:, None], made.labels
 
 
-def picture_detector(name, fields=None, rule=None, grid=GRID, classes=0):
-    view = View(kind="picture", channels=1, minimum=0, maximum=255, resize="stretch", grid=grid)
+def picture_detector(name, fields=None, rule=None, grid=None, classes=0):
+    grid = grid or COARSE.get(name, GRID)
+    # of a picture that is no square, "fit" leaves cells uncovered
+    view = View(kind="picture", channels=1, minimum=0, maximum=255, resize="fit", grid=grid)
     if name == "fusion":
         pair = [picture_detector("autoencoder", fields, rule, grid) for rule in ("l2", "ssim")]
         return models.config(name, {}).build(pair).eval()

@@ -19,7 +19,7 @@ def told(request):
     good = pixels[labels == "good"][:120]
     both, places = np.concatenate([good, 255 - good]), np.repeat([0, 1], len(good))
     mixed = np.random.default_rng(0).permutation(len(both))
-    made = picture_detector(request.param, classes=2)
+    made = picture_detector(request.param, grid=(8, 8), classes=2)
     return fitted(made, both[mixed], conditions=places[mixed]), good
 
 

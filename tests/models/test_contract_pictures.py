@@ -37,8 +37,9 @@ def trained(any_name, dies):
 def test_scores_one_number_and_one_map_and_one_expectation_per_image(trained, dies):
     scores = trained.score(dies[0][:5])
     assert scores.pred_score.shape == (5,)
-    assert scores.anomaly_map.shape == (5, 32, 32)
-    assert scores.expected.shape == (5, 1, 32, 32)
+    grid = trained.view.grid
+    assert scores.anomaly_map.shape == (5, *grid)
+    assert scores.expected.shape == (5, 1, *grid)
     for array in (scores.pred_score, scores.anomaly_map, scores.expected):
         assert array.dtype == np.float32
         assert np.isfinite(array).all()

@@ -6,7 +6,7 @@ import torch
 from inspect_ai import models
 from inspect_ai.errors import BadSettings
 
-GRID = (16, 16)
+GRID = (8, 8)
 FIELDS = {"vqvae": {"prior": "autoregressive"}, "flow": {"reach": 3}}
 FIELDS |= {name: {"sampling": 5} for name in ("diffusion", "latent_diffusion")}
 DRAWS = ("bigan", "f_anogan", "flow", "nade", "pixelcnn", "pixelrnn", "vae", "vqvae")

@@ -43,7 +43,7 @@ def test_the_game_is_played_first_and_the_encoder_learns_when_it_is_over(kind):
 
 def test_the_encoder_learns_to_redraw_good_images():
     losses = []
-    fitted(model(latent=8), 300, lambda _, found: losses.append(found.get("encoder")))
+    fitted(model(latent=8), 150, lambda _, found: losses.append(found.get("encoder")))
     own = [loss for loss in losses if loss is not None]
     assert sum(own[-10:]) < 0.7 * sum(own[:10])
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_detectors import bin_maps, fitted, map_detector
+from made_detectors import agree, bin_maps, fitted, map_detector
 
 from inspect_ai import parity
 from inspect_ai.errors import BadSettings
@@ -255,7 +255,10 @@ def test_onnx_gives_the_same_likelihood_of_1024_cells(tmp_path):
     detector = fitted(Single(dies.preprocess, dies.model, rule).eval(), good[:100])
     parity.to_onnx(detector, pixels[:3], tmp_path / "model.onnx")
     shown = np.concatenate([good[100:140], pixels[labels != "none"][:60]])
-    found, wanted = parity.scorer(tmp_path / "model.onnx")(shown), detector.score(shown)
+    theirs = parity.scorer(tmp_path / "model.onnx")
+    found, wanted = theirs(shown), detector.score(shown)
     spread = wanted.pred_score[:40].std()
     np.testing.assert_allclose(found.pred_score, wanted.pred_score, atol=1e-5 * spread)
     np.testing.assert_allclose(found.expected, wanted.expected, atol=1e-5)
+    larger = np.pad(shown[:2], ((0, 0), (0, 0), (0, 9), (0, 5)))
+    agree(detector, theirs, (shown, larger, np.zeros_like(larger)))

@@ -346,8 +346,8 @@ def test_what_does_not_fit_is_refused_and_the_advice_works(fields, grid, said, m
 # the graph
 
 GRAPHS = {
-    "ladder": ("picture", {"levels": 2, "bound": "iwae", "noise": "cells"}),
-    "skip": ("wafer_map", {"skip": 2, "output": "bernoulli", "samples": 3}),
+    "ladder": ("picture", {"levels": 2, "bound": "iwae", "samples": 2, "noise": "cells"}),
+    "skip": ("wafer_map", {"skip": 2, "output": "bernoulli", "samples": 2}),
 }
 
 

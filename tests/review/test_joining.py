@@ -82,6 +82,35 @@ def test_a_good_image_without_a_finite_score_is_refused_and_a_defect_is_not():
     assert joining.good(rows, None).tolist() == [True, False]
 
 
+def bundle(rate, images, unit="image", worth=None):
+    known = SimpleNamespace(images=images, lots=images, worth=float(worth or images))
+    card = SimpleNamespace(false_alarm_rate=rate, confidence=None, unit=unit)
+    return SimpleNamespace(card=card, thresholds=SimpleNamespace(effective=known))
+
+
+def test_scans_that_flag_more_good_images_than_promised_are_found():
+    lots = [f"l{i}" for i in range(300)]
+    rows = [
+        source("s", lots, lots=lots, pred_label=[1] * n + [0] * (300 - n)).scan.scores
+        for n in (15, 60)
+    ]
+    usual, many = (table.assign(good=True) for table in rows)
+    assert not joining.more_than_promised(usual, bundle(0.05, 500))
+    assert joining.more_than_promised(many, bundle(0.05, 500))
+    assert not joining.more_than_promised(many, bundle(0.05, 500, worth=20))  # its own luck
+    one_lot = many.assign(group=["a"] * 60 + lots[60:])
+    assert not joining.more_than_promised(one_lot, bundle(0.05, 500))
+    defects = many.assign(good=many["pred_label"] == 0)
+    assert not joining.more_than_promised(defects, bundle(0.05, 500))
+
+
+def test_verdicts_on_images_of_other_scans_are_counted():
+    rows = joining.told([source("s", ["a"])], decisions())
+    assert joining.unknown(decisions(a="good"), rows) == []
+    found = joining.unknown(decisions(a="good", x="good", y="defect"), rows)
+    assert found == ["2 verdicts name no image of these scans"]
+
+
 def test_no_good_image_is_refused():
     scan = source("s", ["a"], pred_label=[1])
     with pytest.raises(MissingData, match="No image of the scans counts as good"):
