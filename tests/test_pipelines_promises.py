@@ -262,7 +262,7 @@ def test_the_observed_table_has_every_rate_and_strict_numbers(filled):
     rows = [line for line in lines if line.startswith("| wm811k")]
     assert len(rows) == 1 + len(observing.RATES) + 1  # in short, for each rate, what escapes
     assert len({line.count("|") for line in lines if line.startswith("| data set")}) == 2
-    assert "needs 299 lots, has 120" in rows[1]
+    assert "needs 299 lots, has 120" in rows[2]
     numbers = json.loads(json.dumps(found[0].fields, allow_nan=False))
     (peer,) = (one for one in numbers["cells"] if one["promise"] == PEER)
     assert peer["observed"] == peer["flagged"] / peer["good"]

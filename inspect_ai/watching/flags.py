@@ -86,4 +86,5 @@ def _explained(one: Arrivals, rows: pd.DataFrame, level: float) -> float:
         scores = good[SCORE].to_numpy(np.float32)
         worth = lots.effective(scores, good[GROUP]).worth / len(good)
     rank = max(1, allowed_rank(n, *asked))
-    return excess.explained(run.false_alarm_rate, rank * worth, max(n, rank) * worth, level)
+    ends = rank * worth, max(n, rank) * worth
+    return float(excess.explained(run.false_alarm_rate, *ends, level))
