@@ -15,12 +15,11 @@ p-values, so counting those tells how many are good:
     pi0 = (1 + #{p >= lambda}) / (m (1 - lambda)),    flagged is no p above lambda
 
 Three things are asked for, and kept here: the 1 in the count; lambda = K / (n + 1), a value that
-p can take (hence `n`); and no cut of pi0 at 1, usual as it is: with 10 good images and q = 20 %,
-22 % of batches would have a false alarm. Good images must also be independent of each other given
-the calibration. Those of one lot are not: with a correlation of 0.5 and q = 10 %, 17 % of what
-is flagged in a lot is good. So within lots there is no correction, and over a batch it is for
-batches of many lots (of 20 such lots together: 10 %). Plain Benjamini-Hochberg kept to q in
-all of these; it needs positive dependence only.
+p can take (hence `n`); and no cut of pi0 at 1, usual as it is: small batches of good images would
+have false alarms more often than q. Good images must also be independent of each other given the
+calibration. Those of one lot are not, and the correction takes their common mood for defects. So
+within lots there is none, and over a batch it is for batches of many lots. Plain
+Benjamini-Hochberg needs positive dependence only.
 
 Sources: Benjamini, Hochberg, "Controlling the false discovery rate", J. R. Stat. Soc. B 57, 1995.
 Benjamini, Yekutieli, Ann. Stat. 29, 2001 (PRDS). Storey, Taylor, Siegmund, J. R. Stat. Soc. B 66,

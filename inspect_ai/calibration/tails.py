@@ -10,12 +10,11 @@ sigma and xi are those of maximum likelihood (pareto.py): the same as scipy's ge
 floc = 0, and 200 of them in the time of one. Margin, intervals and the p-value of the fit are a parametric
 bootstrap: tails drawn from the fitted law and fitted again, always the same draws.
 
-The score of a rate alone would flag two to three times the rate on average: where the fit is short
-by luck, more good images lie beyond than are missing where it is long. So a threshold lies at
+The score of a rate alone would flag more than the rate on average: where the fit is short by luck,
+more good images lie beyond than are missing where it is long. So a threshold lies at
 t + c (score of q - t), with the margin c with which tails drawn from the fitted one flag q on
-average. Scores are seldom quite of the law, so counted on exponential, normal, lognormal, t and
-gamma scores, n = 2,000, the mean share flagged is 1 to 1.9 q at q = 1e-4, five times below 1 / n,
-and 1.3 to 5 q at 1e-5; the intervals, meant to hold in 95 of 100 fits, hold in 83 to 96.
+average. Scores are seldom quite of the law: what a threshold truly flags, and how often its
+interval holds, is counted by `python -m pipelines.promises count`.
 
 A tail is refused where it should not be believed: few exceedances, ties, a shape of 0.5 and more
 (the variance is infinite), a bad fit (Anderson-Darling), a rate far below 1 / n.
