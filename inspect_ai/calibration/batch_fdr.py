@@ -29,14 +29,12 @@ Marandon, Lei, Mary, Roquain, "Adaptive novelty detection with false discovery r
 Ann. Stat. 52, 2024 (lambda = K / (n + 1)).
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from inspect_ai.errors import BadSettings
 from inspect_ai.scores import Float64
 
 DIGITS = 12  # of a q-value: beyond them stands rounding, which must not cost an alarm
@@ -102,25 +100,6 @@ def good_share(
     """
     top = _reachable(level, n)
     return float((1 + (p_value >= top).sum()) / (len(p_value) * (1 - top)))
-
-
-def resolution(n: int, images: int, q: float) -> int:
-    """How many alarms with the smallest p-value a batch needs before any of them is flagged.
-
-    The smallest r with 1 / (n + 1) <= q r / m. More than m: no batch of m images can have one,
-    and n is too small for q.
-
-    Args:
-        n: good scores of the calibration.
-        images: m, in the batch.
-
-    Raises:
-        BadSettings: q outside (0, 1).
-    """
-    if not 0.0 < q < 1.0:
-        raise BadSettings(f"q must be in (0, 1), got {q}. 0.1 is one good image in ten flagged.")
-    exact = images / ((n + 1) * q)
-    return max(1, math.ceil(exact * (1 - 10.0**-DIGITS)))
 
 
 def _checked(p_value: Float64) -> Float64:

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import binom, false_discovery_control
 
-from inspect_ai.calibration.batch_fdr import by_lot, good_share, q_values, resolution
+from inspect_ai.calibration.batch_fdr import by_lot, good_share, q_values
 from inspect_ai.calibration.conformal import calibrate
-from inspect_ai.errors import BadSettings
 
 BATCHES, LOTS = 500, 300
 P_VALUES = arrays(
@@ -189,23 +188,3 @@ def test_what_is_no_p_value_is_refused(wrong):
 def test_a_level_without_anything_above_it_is_refused(level, n):
     with pytest.raises(ValueError, match="level must be"):
         q_values(np.array([0.5]), level=level, n=n)
-
-
-@given(st.integers(1, 2000), st.integers(1, 300), TYPED)
-@settings(max_examples=80, deadline=None)
-def test_so_many_alarms_are_flagged_and_one_fewer_is_not(n, images, typed):
-    q, least = float(typed), resolution(n, images, float(typed))
-
-    def flagged(alarms):
-        p = np.where(np.arange(images) < alarms, 1 / (n + 1), 1.0)
-        return int((q_values(p, storey=False) <= q).sum())
-
-    assert flagged(least - 1) == 0
-    assert flagged(min(least, images)) == (least if least <= images else 0)
-
-
-def test_a_batch_too_small_for_the_calibration_is_told_by_more_alarms_than_images():
-    assert resolution(99, 100, 0.1) == 10
-    assert resolution(9, 20, 0.01) == 200
-    with pytest.raises(BadSettings, match=r"q must be in \(0, 1\), got 1\.5"):
-        resolution(99, 10, 1.5)
